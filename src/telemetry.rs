@@ -1,0 +1,188 @@
+//! Logs and metrics. Handed in, never reached for.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// The label `error_class` of failures.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ErrorClass {
+    /// A fixed, small set of words.
+    pub error_class: &'static str,
+}
+
+/// The label `outcome` of requests to accept a job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// A fixed, small set of words.
+    pub outcome: &'static str,
+}
+
+/// The labels of an HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Request {
+    /// The route's pattern, never the path.
+    pub route: &'static str,
+    /// The status code.
+    pub status: u16,
+}
+
+/// All metrics of the process. Gauges are set by the tasks that know, on a timer, never at scrape time.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the help texts below say what each is")]
+pub struct Metrics {
+    registry: Registry,
+    pub pending_rows: Gauge,
+    pub oldest_pending_age_seconds: Gauge<f64, AtomicU64>,
+    pub unacknowledged_rows: Gauge,
+    pub holes: Gauge,
+    pub dead_rows: Gauge,
+    pub paused: Gauge,
+    pub leading: Gauge,
+    pub breaker_open: Gauge,
+    pub published_total: Counter,
+    pub publish_failures_total: Family<ErrorClass, Counter>,
+    pub producer_starts_total: Counter,
+    pub wrongly_closed_holes_total: Counter,
+    pub end_to_end_latency_seconds: Histogram,
+    pub publish_duration_seconds: Histogram,
+    pub accepts_total: Family<Outcome, Counter>,
+    pub intake_batch_size: Histogram,
+    pub cache_failures_total: Counter,
+    pub http_request_duration_seconds: Family<Request, Histogram>,
+}
+
+fn latency_buckets() -> impl Iterator<Item = f64> {
+    [
+        0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 600.0,
+        3600.0,
+    ]
+    .into_iter()
+}
+
+impl Metrics {
+    /// Registers all metrics in a registry of their own.
+    pub fn new() -> Arc<Self> {
+        let mut m = Self {
+            registry: Registry::default(),
+            pending_rows: Gauge::default(),
+            oldest_pending_age_seconds: Gauge::default(),
+            unacknowledged_rows: Gauge::default(),
+            holes: Gauge::default(),
+            dead_rows: Gauge::default(),
+            paused: Gauge::default(),
+            leading: Gauge::default(),
+            breaker_open: Gauge::default(),
+            published_total: Counter::default(),
+            publish_failures_total: Family::default(),
+            producer_starts_total: Counter::default(),
+            wrongly_closed_holes_total: Counter::default(),
+            end_to_end_latency_seconds: Histogram::new(latency_buckets()),
+            publish_duration_seconds: Histogram::new(latency_buckets()),
+            accepts_total: Family::default(),
+            intake_batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]),
+            cache_failures_total: Counter::default(),
+            http_request_duration_seconds: Family::new_with_constructor(|| Histogram::new(latency_buckets())),
+        };
+        let r = &mut m.registry;
+        // `register` adds `_total` to counters by itself.
+        r.register(
+            "outbox_pending_rows",
+            "Messages that are not settled yet (leader only)",
+            m.pending_rows.clone(),
+        );
+        r.register(
+            "outbox_oldest_pending_age_seconds",
+            "Age of the oldest unsettled message (leader only)",
+            m.oldest_pending_age_seconds.clone(),
+        );
+        r.register(
+            "outbox_unacknowledged_rows",
+            "Records handed over and not yet in a committed checkpoint",
+            m.unacknowledged_rows.clone(),
+        );
+        r.register(
+            "outbox_holes",
+            "Ids below the newest read that were not seen yet",
+            m.holes.clone(),
+        );
+        r.register(
+            "outbox_dead_rows",
+            "Dead letters that were neither retried nor discarded",
+            m.dead_rows.clone(),
+        );
+        r.register(
+            "outbox_paused",
+            "1 while an operator has paused the relay",
+            m.paused.clone(),
+        );
+        r.register("outbox_leading", "1 while this replica leads", m.leading.clone());
+        r.register(
+            "outbox_breaker_open",
+            "1 while publishing waits for the broker or for an operator",
+            m.breaker_open.clone(),
+        );
+        r.register(
+            "outbox_published",
+            "Messages that Kafka acknowledged",
+            m.published_total.clone(),
+        );
+        r.register(
+            "outbox_publish_failures",
+            "Delivery reports with an error, by class",
+            m.publish_failures_total.clone(),
+        );
+        r.register(
+            "outbox_producer_starts",
+            "Starts of the relay: take-overs and rebuilt producers",
+            m.producer_starts_total.clone(),
+        );
+        r.register(
+            "outbox_wrongly_closed_holes",
+            "Rows that showed up under an id that was closed as a hole; sent all the same",
+            m.wrongly_closed_holes_total.clone(),
+        );
+        r.register(
+            "outbox_end_to_end_latency_seconds",
+            "From the acceptance of a job to Kafka's acknowledgement",
+            m.end_to_end_latency_seconds.clone(),
+        );
+        r.register(
+            "outbox_publish_duration_seconds",
+            "From handing a record over to Kafka's acknowledgement",
+            m.publish_duration_seconds.clone(),
+        );
+        r.register(
+            "job_accepts",
+            "Requests to accept a job, by outcome",
+            m.accepts_total.clone(),
+        );
+        r.register(
+            "intake_batch_size",
+            "Requests that shared one transaction",
+            m.intake_batch_size.clone(),
+        );
+        r.register(
+            "redis_failures",
+            "Redis calls that failed or ran out of their budget",
+            m.cache_failures_total.clone(),
+        );
+        r.register(
+            "http_request_duration_seconds",
+            "From the request's head to the response's head",
+            m.http_request_duration_seconds.clone(),
+        );
+        Arc::new(m)
+    }
+
+    /// The text that `/metrics` answers (OpenMetrics).
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        prometheus_client::encoding::text::encode(&mut out, &self.registry).expect("writing to a String cannot fail");
+        out
+    }
+}
