@@ -149,10 +149,13 @@ create table outbox_replays (
     created_at   timestamptz not null default clock_timestamp(),
     lower_bound  bigint not null,           -- only ids in lower_bound..=upper_bound, frozen at creation
     upper_bound  bigint not null,
+    within       int8multirange not null,   -- of those, the ids that were settled (or named) at creation: a row
+                                            --   that commits later under a lower id is not part of it
     cursor       bigint not null,           -- the last original id that was looked at
     matched      bigint not null,           -- counted at creation
     replayed     bigint not null default 0,
     rate         int not null check (rate > 0), -- messages a second
+    due_at       timestamptz not null default clock_timestamp(), -- when the next message is due: paces without drift
     state        text not null default 'running' check (state in ('running', 'paused', 'cancelled', 'done')),
     changed_at   timestamptz not null default clock_timestamp()
 );
