@@ -1,1 +1,2 @@
-//! relay
+//! The relay.
+pub mod holes;

@@ -1,0 +1,276 @@
+//! Partitions of the logs: made ahead, and dropped whole.
+//!
+//! Made with `create table (like ...)` and `attach partition`, which takes SHARE UPDATE EXCLUSIVE on the
+//! parent and so waits for no reader and no writer. (`partition of` takes ACCESS EXCLUSIVE: one open
+//! report, and every insert queues behind it.) Dropped with `detach concurrently`, then `drop`.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+/// Sequence numbers in one partition of `outbox_checkpoints`: at 50 checkpoints a second, five hours.
+pub const CHECKPOINT_PARTITION_SEQS: i64 = 1_000_000;
+/// Days for which partitions of `jobs` and `job_results` are made ahead.
+const DAYS_AHEAD: u64 = 2;
+/// How long a change of partitions waits for a lock before it gives up; it is tried again later.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Serialises the makers; released with the transaction. The number has no meaning beyond being ours.
+const MAKER_LOCK: i64 = 0x6f75_7462_6f78; // "outbox"
+
+/// Makes the partitions of `jobs` and `job_results` for the day of `now` and the next ones. Idempotent, and
+/// safe to call from several replicas at once. Begins its own transaction.
+pub async fn ensure_jobs(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<()> {
+    let today = now.date_naive();
+    for parent in ["jobs", "job_results"] {
+        for ahead in 0..=DAYS_AHEAD {
+            let day = today + Days::new(ahead);
+            let bound = |day: NaiveDate| {
+                let at = day.and_time(NaiveTime::MIN).and_utc();
+                format!("'{}'", uuid7_floor(at))
+            };
+            let name = format!("{parent}_{}", day.format("%Y%m%d"));
+            make(conn, parent, &name, &bound(day), &bound(day + Days::new(1))).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes partitions of `outbox_messages` until at least `partition_rows` ids are ready beyond the last one
+/// drawn. Returns the end (exclusive) of what is ready. Idempotent; begins its own transactions.
+pub async fn ensure_outbox(conn: &mut PgConnection, partition_rows: i64) -> sqlx::Result<i64> {
+    loop {
+        let end = end_of(conn, "outbox_messages").await?.unwrap_or(1);
+        // Not for counting what is pending, for which it would be wrong, but as the ids' high-water mark.
+        let drawn: i64 = sqlx::query_scalar("select last_value from outbox_messages_id_seq")
+            .fetch_one(&mut *conn)
+            .await?;
+        if end - drawn > partition_rows {
+            return Ok(end);
+        }
+        let next = end + partition_rows;
+        make(
+            conn,
+            "outbox_messages",
+            &format!("outbox_messages_{end}"),
+            &format!("'{end}'"),
+            &format!("'{next}'"),
+        )
+        .await?;
+    }
+}
+
+/// Makes partitions of `outbox_checkpoints` until one more than that of `seq` is ready. Only `migrate` and
+/// a leader call this, never an insert: a woken zombie would recreate a dropped one and lead for ever.
+/// Returns the end (exclusive) of what is ready.
+pub async fn ensure_checkpoints(conn: &mut PgConnection, seq: i64) -> sqlx::Result<i64> {
+    loop {
+        let end = end_of(conn, "outbox_checkpoints").await?.unwrap_or(0);
+        if end > seq + CHECKPOINT_PARTITION_SEQS {
+            return Ok(end);
+        }
+        let next = end + CHECKPOINT_PARTITION_SEQS;
+        let name = format!("outbox_checkpoints_{end}");
+        make(
+            conn,
+            "outbox_checkpoints",
+            &name,
+            &format!("'{end}'"),
+            &format!("'{next}'"),
+        )
+        .await?;
+    }
+}
+
+/// The smallest UUIDv7 of an instant, as the SQL function `uuid7_floor` makes it.
+fn uuid7_floor(at: DateTime<Utc>) -> uuid::Uuid {
+    uuid::Uuid::from_u128((at.timestamp_millis() as u128) << 80)
+}
+
+/// Creates and attaches one partition, unless it is there. `from` and `to` are SQL literals of ours.
+async fn make(conn: &mut PgConnection, parent: &str, name: &str, from: &str, to: &str) -> sqlx::Result<()> {
+    let mut tx = conn.begin().await?;
+    sqlx::query(AssertSqlSafe(format!(
+        "set local lock_timeout = {}",
+        LOCK_TIMEOUT.as_millis()
+    )))
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("select pg_advisory_xact_lock($1)")
+        .bind(MAKER_LOCK)
+        .execute(&mut *tx)
+        .await?;
+    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(name)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !exists {
+        // Without identity: the parent draws the ids. Indexes and triggers come with `attach`.
+        for statement in [
+            format!("create table {name} (like {parent} including defaults including constraints including storage)"),
+            format!("alter table {parent} attach partition {name} for values from ({from}) to ({to})"),
+        ] {
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
+        }
+        tracing::info!(partition = name, "made a partition");
+    }
+    tx.commit().await
+}
+
+/// The end (exclusive) of the last partition of a table that is partitioned by a number.
+async fn end_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar(
+        "select max(substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \\(''(\\d+)''\\)')::bigint)
+         from pg_inherits i join pg_class c on c.oid = i.inhrelid
+         where i.inhparent = $1::text::regclass",
+    )
+    .bind(parent)
+    .fetch_one(conn)
+    .await
+}
+
+/// A partition that [`drop_settled`] dropped, or would drop.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Dropped {
+    /// The partition's table.
+    pub partition: String,
+    /// Rows that went with it.
+    pub rows: i64,
+}
+
+/// Drops the partitions of which nothing is needed any more: every row settled and older than `before`,
+/// and, in `outbox_messages`, every row accounted for by a receipt or a dead letter. With `dry_run`, only
+/// says which. Runs outside a transaction (`detach concurrently` demands it), waits for open snapshots at
+/// most [`LOCK_TIMEOUT`] and then leaves the partition for the next call, which finishes a detach half done.
+pub async fn drop_settled(conn: &mut PgConnection, before: DateTime<Utc>, dry_run: bool) -> sqlx::Result<Vec<Dropped>> {
+    if !dry_run {
+        finish_pending_detaches(conn).await?;
+    }
+    let mut dropped = Vec::new();
+    for (parent, droppable) in [
+        ("outbox_messages", OUTBOX_DROPPABLE),
+        ("job_results", RESULTS_DROPPABLE),
+        ("jobs", JOBS_DROPPABLE),
+        ("outbox_checkpoints", CHECKPOINTS_DROPPABLE),
+    ] {
+        for partition in partitions_of(conn, parent).await? {
+            let sql = droppable.replace("{partition}", &partition);
+            let rows: Option<i64> = sqlx::query_scalar(AssertSqlSafe(sql))
+                .bind(before)
+                .fetch_optional(&mut *conn)
+                .await?;
+            // In order of age: behind the first that has to stay, nothing goes.
+            let Some(rows) = rows else { break };
+            if !dry_run {
+                drop_partition(conn, parent, &partition).await?;
+                tracing::info!(partition, rows, "dropped a partition");
+            }
+            dropped.push(Dropped { partition, rows });
+        }
+    }
+    Ok(dropped)
+}
+
+/// One row, the count, when the partition may go: full (its last id was used), old, settled, accounted for.
+const OUTBOX_DROPPABLE: &str = "
+    with bounds as materialized (
+        select substring(pg_get_expr(relpartbound, oid) from 'FROM \\(''(\\d+)''\\)')::bigint as lo,
+               substring(pg_get_expr(relpartbound, oid) from 'TO \\(''(\\d+)''\\)')::bigint as hi
+        from pg_class where oid = '{partition}'::regclass
+    ), rows as materialized (
+        select count(*) as n, max(created_at) as newest from {partition}
+    ), receipts as (
+        select count(distinct id) as n from bounds, outbox_checkpoints c, unnest(c.receipt_ids) id
+        where c.settled && int8range(lo, hi) and not isempty(c.settled) and id >= lo and id < hi
+    ), dead as (
+        select count(*) as n from outbox_dead_letters, bounds where outbox_id >= lo and outbox_id < hi
+    )
+    select rows.n from bounds, rows, receipts, dead
+    where int8range(lo, hi) <@ (select passed from outbox_position())
+      and coalesce(rows.newest, '-infinity') < $1
+      and rows.n = receipts.n + dead.n";
+
+/// A day's results go with the day's jobs: when those are old and settled.
+const RESULTS_DROPPABLE: &str = "
+    select (select count(*) from {partition}) from pg_class
+    where oid = '{partition}'::regclass
+      and to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1
+      and not exists (
+        select from jobs j where j.id >= uuid7_floor(to_date(right(relname, 8), 'YYYYMMDD')::timestamp at time zone 'utc')
+          and j.id < uuid7_floor((to_date(right(relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'utc')
+          and not j.outbox_id <@ (select outbox_settled()))";
+
+/// A day's jobs: old, and every one's message settled.
+const JOBS_DROPPABLE: &str = "
+    select (select count(*) from {partition}) from pg_class
+    where oid = '{partition}'::regclass
+      and to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1
+      and not exists (select from {partition} where not outbox_id <@ (select outbox_settled()))";
+
+/// Checkpoints: a newer base exists beyond the partition, and every id in its receipts has gone.
+const CHECKPOINTS_DROPPABLE: &str = "
+    select (select count(*) from {partition})
+    where (select max(seq) from {partition}) < (select max(seq) from outbox_checkpoints where base_passed is not null)
+      and (select max(created_at) from {partition}) < $1
+      and not exists (
+        select from {partition} where not isempty(settled)
+          and upper(settled) > (select coalesce(min(id), 0) from outbox_messages))";
+
+/// The partitions of a table, oldest first (their names sort by length, then by text), attached ones only.
+async fn partitions_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "select c.relname::text from pg_inherits i join pg_class c on c.oid = i.inhrelid
+         where i.inhparent = $1::text::regclass and not i.inhdetachpending
+         order by length(c.relname), c.relname",
+    )
+    .bind(parent)
+    .fetch_all(conn)
+    .await
+}
+
+/// A `detach concurrently` that was interrupted leaves the partition pending; it must be finished before
+/// another one of the same table can begin.
+async fn finish_pending_detaches(conn: &mut PgConnection) -> sqlx::Result<()> {
+    let pending: Vec<(String, String)> = sqlx::query_as(
+        "select i.inhparent::regclass::text, i.inhrelid::regclass::text from pg_inherits i
+         where i.inhdetachpending and i.inhparent in
+             ('jobs'::regclass, 'job_results'::regclass, 'outbox_messages'::regclass, 'outbox_checkpoints'::regclass)",
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    for (parent, partition) in pending {
+        execute(
+            conn,
+            format!("alter table {parent} detach partition {partition} finalize"),
+        )
+        .await?;
+        execute(conn, format!("drop table {partition}")).await?;
+        tracing::info!(partition, "finished dropping a partition");
+    }
+    Ok(())
+}
+
+async fn drop_partition(conn: &mut PgConnection, parent: &str, partition: &str) -> sqlx::Result<()> {
+    execute(
+        conn,
+        format!("alter table {parent} detach partition {partition} concurrently"),
+    )
+    .await?;
+    execute(conn, format!("drop table {partition}")).await
+}
+
+/// One statement outside a transaction, under the lock time-out.
+async fn execute(conn: &mut PgConnection, statement: String) -> sqlx::Result<()> {
+    sqlx::query(AssertSqlSafe(format!(
+        "set lock_timeout = {}",
+        LOCK_TIMEOUT.as_millis()
+    )))
+    .execute(&mut *conn)
+    .await?;
+    let done = sqlx::query(AssertSqlSafe(statement))
+        .persistent(false)
+        .execute(&mut *conn)
+        .await;
+    sqlx::query("reset lock_timeout").execute(&mut *conn).await?;
+    done.map(|_| ())
+}

@@ -1,0 +1,245 @@
+//! The producer: the only file that names rdkafka's.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientContext, Message,
+    config::FromClientConfigAndContext,
+    error::KafkaError,
+    message::{DeliveryResult, Header, OwnedHeaders},
+    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+    types::RDKafkaErrorCode,
+};
+use tokio::sync::Notify;
+
+use super::{FailureClass, classify, client::base_config};
+use crate::{
+    config,
+    outbox::record::{OutboxMessage, for_each_header},
+};
+
+/// How long the first contact with the brokers may take, before the start is tried again.
+pub const WARM_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What became of one record.
+#[derive(Debug)]
+pub struct Report {
+    /// What was given to [`Producer::hand_over`].
+    pub slot: usize,
+    /// Where it is, or why it is not.
+    pub outcome: Result<Placed, Refused>,
+}
+
+/// Kafka acknowledged the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Of the topic.
+    pub partition: i32,
+    /// In the partition.
+    pub offset: i64,
+}
+
+/// Kafka, or librdkafka, did not take the record.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// What it means.
+    pub class: FailureClass,
+    /// What was said.
+    pub error: String,
+}
+
+/// Reports that wait to be taken, and the producer's health.
+#[derive(Debug, Default)]
+pub struct Reports {
+    waiting: Mutex<Vec<Report>>,
+    arrived: Notify,
+    dead: AtomicBool,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Reports {
+    /// Waits until there are reports, or the producer has died.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Takes all reports, in the order in which they came.
+    pub fn take(&self) -> Vec<Report> {
+        std::mem::take(&mut self.waiting.lock())
+    }
+
+    /// A fatal error: every later hand-over fails, and some reports never come.
+    pub fn producer_is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// The newest complaint of the client: the reason to show while nothing is acknowledged.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+}
+
+/// What librdkafka's threads call.
+#[derive(Debug)]
+struct Context(Arc<Reports>);
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka producer");
+        *self.0.last_error.lock() = Some(reason.to_owned());
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.0.dead.store(true, Ordering::Release);
+            self.0.arrived.notify_one();
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: usize) {
+        let outcome = match result {
+            Ok(m) => Ok(Placed {
+                partition: m.partition(),
+                offset: m.offset(),
+            }),
+            Err((error, _)) => {
+                let class = error.rdkafka_error_code().map_or(FailureClass::Unknown, classify);
+                Err(Refused {
+                    class,
+                    error: error.to_string(),
+                })
+            }
+        };
+        let mut waiting = self.0.waiting.lock();
+        waiting.push(Report { slot, outcome });
+        if waiting.len() == 1 {
+            self.0.arrived.notify_one();
+        }
+    }
+}
+
+/// An idempotent producer for one topic. It keeps order and never times a record out: librdkafka tries for
+/// as long as an outage lasts.
+pub struct Producer {
+    inner: ThreadedProducer<Context>,
+    reports: Arc<Reports>,
+    topic: String,
+}
+
+/// Why a record could not be handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandOver {
+    /// Too much is waiting in librdkafka; try again after the next report.
+    Full,
+    /// This record is refused by our own side.
+    Refused(FailureClass, String),
+    /// The producer is of no more use.
+    Dead(String),
+}
+
+impl Producer {
+    /// Builds a producer. `window` and `window_bytes` bound what the relay hands over; the client's own queue
+    /// holds twice that, because back-pressure is the relay's. `record_limit` is the topic's, in bytes.
+    ///
+    /// # Errors
+    /// When a setting in `kafka.properties` is refused by librdkafka.
+    pub fn new(
+        kafka: &config::Kafka,
+        window: usize,
+        window_bytes: usize,
+        record_limit: usize,
+    ) -> Result<Self, KafkaError> {
+        let reports = Arc::new(Reports::default());
+        let mut c = base_config(kafka);
+        c.set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("max.in.flight.requests.per.connection", "5")
+            .set("retries", "2147483647")
+            .set("retry.backoff.ms", "50")
+            .set("retry.backoff.max.ms", "1000")
+            // No time-out: an outage of any length keeps order and loses nothing.
+            .set("message.timeout.ms", "0")
+            // As Java's default partitioner: both sides agree where a key lives.
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "0")
+            .set("queue.buffering.max.messages", (window * 2).max(1000).to_string())
+            .set(
+                "queue.buffering.max.kbytes",
+                (window_bytes * 2 / 1024).max(1024).to_string(),
+            )
+            // Waits half a minute before it believes that a topic is gone; until then it is an outage.
+            .set("topic.metadata.propagation.max.ms", "30000")
+            .set("enable.gapless.guarantee", "false");
+        // A batch above the topic's limit is refused whole, though each record in it is small enough.
+        let batch = c.get("batch.size").and_then(|b| b.parse().ok()).unwrap_or(1_000_000);
+        c.set("batch.size", batch.min(record_limit).max(1).to_string());
+        if c.get("message.max.bytes").is_none() {
+            // The topic's limit is checked by us, to the byte; librdkafka adds an estimate of its own.
+            c.set(
+                "message.max.bytes",
+                (record_limit + 4096).clamp(1000, 1_000_000_000).to_string(),
+            );
+        }
+        let inner = ThreadedProducer::from_config_and_context(&c, Context(Arc::clone(&reports)))?;
+        Ok(Self {
+            inner,
+            reports,
+            topic: kafka.topic.clone(),
+        })
+    }
+
+    /// Fetches the topic's metadata, so that the first record does not wait for it. Blocks for at most
+    /// [`WARM_UP_TIMEOUT`].
+    pub fn warm_up(&self) -> Result<(), KafkaError> {
+        self.inner
+            .client()
+            .fetch_metadata(Some(&self.topic), WARM_UP_TIMEOUT)
+            .map(|_| ())
+    }
+
+    /// Hands one record over. Its report will carry `slot`.
+    pub fn hand_over(&self, m: &OutboxMessage, slot: usize) -> Result<(), HandOver> {
+        let mut headers = Some(OwnedHeaders::new_with_capacity(10));
+        for_each_header(m, |key, value| {
+            headers = headers.take().map(|h| {
+                h.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            });
+        });
+        let mut key = uuid::Uuid::encode_buffer();
+        let record = BaseRecord::with_opaque_to(&self.topic, slot)
+            .key(&*m.key.hyphenated().encode_lower(&mut key))
+            .payload(&m.payload)
+            .headers(headers.unwrap_or_default());
+        self.inner
+            .send(record)
+            .map_err(|(error, _)| match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => HandOver::Full,
+                Some(code) => match classify(code) {
+                    class @ FailureClass::Record(_) => HandOver::Refused(class, error.to_string()),
+                    FailureClass::Outage | FailureClass::Unknown => HandOver::Dead(error.to_string()),
+                },
+                None => HandOver::Dead(error.to_string()),
+            })
+    }
+
+    /// Where the reports arrive.
+    pub fn reports(&self) -> &Arc<Reports> {
+        &self.reports
+    }
+
+    /// Ends the producer: what is still unacknowledged is purged. Blocks for up to half a second.
+    pub fn end(self) {
+        drop(self);
+    }
+}

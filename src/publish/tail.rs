@@ -1,0 +1,192 @@
+//! Reading the topic's tail: what did an earlier leader publish that no checkpoint records?
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    config::FromClientConfig,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+};
+use uuid::Uuid;
+
+use super::client::base_config;
+use crate::config;
+
+/// For one answer of the brokers.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A tail in which nothing arrives for so long is given up, and the start tried again.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where no offset is known, the tail begins so long before the oldest unsettled row was written: clocks
+/// of broker and database differ.
+const CLOCK_ALLOWANCE: TimeDelta = TimeDelta::hours(1);
+
+/// A record in the topic that may be one of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The header `outbox-id`.
+    pub outbox_id: i64,
+    /// The header `ce_id`.
+    pub event_id: Uuid,
+    /// Of the topic.
+    pub partition: i32,
+    /// In the partition.
+    pub offset: i64,
+}
+
+/// What the tail read found.
+#[derive(Debug, Default)]
+pub struct Tail {
+    /// For each partition, the offset behind the last record that was read.
+    pub next_offsets: Vec<i64>,
+    /// Records that were read.
+    pub read: u64,
+}
+
+/// Why the tail could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TailError {
+    /// The brokers' answer, or that there was none.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// Nothing arrived for a long time.
+    #[error("the topic's tail did not arrive within {} s", STALL_TIMEOUT.as_secs())]
+    Stalled,
+    /// The topic has no partitions, as far as the broker knows.
+    #[error("the topic {0:?} does not exist: create it, with the partitions that you need")]
+    NoTopic(String),
+    /// The caller gave up.
+    #[error("given up")]
+    Cancelled,
+}
+
+/// Reads each partition from `next_offsets` to its end, read-committed, and calls `found` for every record
+/// that carries both our headers. Where no offset is given, or it is out of range (retention, another
+/// topic), begins an hour before `oldest_unsettled`; without that at the end. Blocks; `cancel` ends it.
+pub fn read_tail(
+    kafka: &config::Kafka,
+    next_offsets: &[i64],
+    oldest_unsettled: Option<DateTime<Utc>>,
+    cancel: &Arc<AtomicBool>,
+    mut found: impl FnMut(Found),
+) -> Result<Tail, TailError> {
+    let mut c = base_config(kafka);
+    c.set("group.id", "image-job-dispatcher-tail") // librdkafka asks for one; it is never joined
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("fetch.wait.max.ms", "10")
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "16384");
+    let consumer = BaseConsumer::from_config(&c)?;
+
+    let metadata = consumer.fetch_metadata(Some(&kafka.topic), CALL_TIMEOUT)?;
+    let partitions = metadata.topics().first().map_or(0, |t| t.partitions().len());
+    if partitions == 0 {
+        return Err(TailError::NoTopic(kafka.topic.clone()));
+    }
+
+    let mut tail = Tail {
+        next_offsets: Vec::with_capacity(partitions),
+        read: 0,
+    };
+    let mut assignment = TopicPartitionList::new();
+    let mut unfinished = 0;
+    for partition in 0..partitions as i32 {
+        let (low, high) = consumer.fetch_watermarks(&kafka.topic, partition, CALL_TIMEOUT)?;
+        let known = next_offsets
+            .get(partition as usize)
+            .copied()
+            .filter(|o| (low..=high).contains(o));
+        let begin = match (known, oldest_unsettled) {
+            (Some(offset), _) => offset,
+            (None, None) => high,
+            (None, Some(oldest)) => {
+                offset_at(&consumer, &kafka.topic, partition, oldest - CLOCK_ALLOWANCE)?.map_or(high, |o| o.max(low))
+            }
+        };
+        tail.next_offsets.push(begin);
+        if begin < high {
+            assignment.add_partition_offset(&kafka.topic, partition, Offset::Offset(begin))?;
+            unfinished += 1;
+        }
+    }
+    if unfinished == 0 {
+        return Ok(tail);
+    }
+
+    consumer.assign(&assignment)?;
+    let mut last_news = Instant::now();
+    while unfinished > 0 {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(TailError::Cancelled);
+        }
+        match consumer.poll(Duration::from_millis(100)) {
+            None if last_news.elapsed() > STALL_TIMEOUT => return Err(TailError::Stalled),
+            None => continue,
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                // Each partition is read to its end once; what a zombie appends later cannot be seen anyway.
+                let mut done = TopicPartitionList::new();
+                done.add_partition(&kafka.topic, partition);
+                consumer.pause(&done)?;
+                unfinished -= 1;
+            }
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(message)) => {
+                tail.next_offsets[message.partition() as usize] = message.offset() + 1;
+                tail.read += 1;
+                if let Some(record) = identify(&message) {
+                    found(record);
+                }
+            }
+        }
+        last_news = Instant::now();
+    }
+    Ok(tail)
+}
+
+/// The first offset whose record is not older than `at`.
+fn offset_at(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+    at: DateTime<Utc>,
+) -> Result<Option<i64>, KafkaError> {
+    let mut times = TopicPartitionList::new();
+    times.add_partition_offset(topic, partition, Offset::Offset(at.timestamp_millis()))?;
+    let offsets = consumer.offsets_for_times(times, CALL_TIMEOUT)?;
+    Ok(offsets.find_partition(topic, partition).and_then(|p| match p.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }))
+}
+
+/// Both headers, well-formed: `ce_id` alone would settle a replay that was never sent.
+fn identify(message: &BorrowedMessage<'_>) -> Option<Found> {
+    let headers = message.headers()?;
+    let (mut outbox_id, mut event_id) = (None, None);
+    for header in headers.iter() {
+        let text = || header.value.and_then(|v| std::str::from_utf8(v).ok());
+        match header.key {
+            "outbox-id" => outbox_id = text().and_then(|t| t.parse().ok()),
+            "ce_id" => event_id = text().and_then(|t| Uuid::parse_str(t).ok()),
+            _ => {}
+        }
+    }
+    Some(Found {
+        outbox_id: outbox_id?,
+        event_id: event_id?,
+        partition: message.partition(),
+        offset: message.offset(),
+    })
+}

@@ -1,0 +1,101 @@
+//! What the broker says of the topic: the size limit, and which cluster it is.
+
+use std::time::Duration;
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    client::DefaultClientContext,
+    config::FromClientConfig,
+    error::KafkaError,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::client::base_config;
+use crate::{config, outbox::record::RecordLimit};
+
+/// How often the topic's limit is read again.
+const REFRESH_EVERY: Duration = Duration::from_secs(60);
+/// While it could not be read.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+/// For one answer of the brokers.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks the brokers about the topic. Cheap to keep.
+pub struct TopicInspector {
+    admin: AdminClient<DefaultClientContext>,
+    topic: String,
+    /// The producer's own limit, when the configuration sets one.
+    producer_limit: Option<usize>,
+    fallback: usize,
+}
+
+impl TopicInspector {
+    /// # Errors
+    /// When a setting in `kafka.properties` is refused by librdkafka.
+    pub fn new(kafka: &config::Kafka) -> Result<Self, KafkaError> {
+        let config = base_config(kafka);
+        Ok(Self {
+            producer_limit: config.get("message.max.bytes").and_then(|b| b.parse().ok()),
+            admin: AdminClient::from_config(&config)?,
+            topic: kafka.topic.clone(),
+            fallback: kafka.max_message_bytes,
+        })
+    }
+
+    /// The largest record batch that the topic takes and the producer sends, in bytes. Needs the right to
+    /// describe the topic's configuration.
+    pub async fn record_limit(&self) -> Result<usize, KafkaError> {
+        let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
+        let answers = self
+            .admin
+            .describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options)
+            .await?;
+        let topic_limit = match answers.into_iter().next() {
+            Some(Ok(resource)) => resource
+                .get("max.message.bytes")
+                .and_then(|e| e.value.as_ref())
+                .and_then(|v| v.parse().ok()),
+            Some(Err(code)) => return Err(KafkaError::AdminOp(code)),
+            None => None,
+        };
+        Ok(self.smaller(topic_limit.unwrap_or(self.fallback)))
+    }
+
+    fn smaller(&self, topic_limit: usize) -> usize {
+        self.producer_limit.map_or(topic_limit, |p| p.min(topic_limit))
+    }
+
+    /// The cluster's id. Blocks for up to five seconds; none when no broker answered.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.admin.inner().fetch_cluster_id(CALL_TIMEOUT)
+    }
+
+    /// Reads the limit now and then, for as long as the program runs. While it cannot be read, the last
+    /// known one stays, at first the configured one.
+    pub async fn keep_limit_fresh(self, limit: RecordLimit, cancel: CancellationToken) {
+        let mut complained = false;
+        loop {
+            let wait = match self.record_limit().await {
+                Ok(bytes) => {
+                    if limit.get() != bytes {
+                        tracing::info!(bytes, topic = self.topic, "the topic's record limit");
+                    }
+                    limit.set(bytes);
+                    complained = false;
+                    REFRESH_EVERY
+                }
+                Err(error) => {
+                    if !complained {
+                        tracing::warn!(%error, topic = self.topic, bytes = limit.get(),
+                            "the topic's max.message.bytes cannot be read; using the last known limit");
+                    }
+                    complained = true;
+                    RETRY_EVERY
+                }
+            };
+            if cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
+        }
+    }
+}
