@@ -1,6 +1,101 @@
-//! cli
+//! What operators type. One file a command, each with its `Args` and its `run`; [`serve`] is the one place that
+//! builds pools, clients and tasks. The commands work straight on the database, so also while the service is
+//! down. Data goes to standard output, messages to standard error.
 
-/// Runs the command line.
-pub fn run() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod completions;
+pub mod config;
+mod context;
+mod error;
+pub mod output;
+pub mod token;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub use context::Context;
+pub use error::CliError;
+pub use output::Format;
+
+use crate::config::{Config, Sources};
+
+/// Accepts image jobs over HTTP and hands every one of them to Kafka.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dispatcher",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 a dependency cannot be \
+reached, 4 not found, 5 found something wrong."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Given before or after any command.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Configuration in TOML; the keys are those of `dispatcher config show`
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one key, over file and environment; may be repeated (other users of the machine can see it: no secrets)
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+    /// How rows are printed
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sign a token with the configured secret, for development
+    Token(token::Args),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::Args),
+    /// Print the completion script of a shell
+    Completions(completions::Args),
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("give KEY=VALUE, such as relay.lease=10s")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Runs the command line and answers with the exit code; bad usage ends the process with 2.
+pub fn run() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    // reqwest, redis and sqlx take the process's default. That somebody else was first is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return CliError::from(error).report(),
+    };
+    match runtime.block_on(dispatch(command, global)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+#[expect(clippy::unused_async, reason = "the commands that work on the database wait")]
+async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
+    let sources = Sources::of_process(global.config, global.set);
+    // Commands that need no configuration must not fail over it.
+    let context = || Config::load(&sources).map(|config| Context::new(config, global.output));
+    match command {
+        Command::Token(args) => token::run(&args, &context()?),
+        Command::Config(args) => config::run(&args, &sources, global.output),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// The whole command line, for completions and documents.
+fn command_line() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
