@@ -1,8 +1,14 @@
 //! The outbox: an append-only log of messages, and the log of the relay's position in it.
 
 pub mod checkpoints;
+pub mod control;
+pub mod dead_letters;
+pub mod overview;
 pub mod partitions;
 pub mod position;
+pub mod query;
 pub mod record;
+pub mod replays;
+pub mod retention;
 pub mod store;
 pub mod wake;

@@ -1,0 +1,110 @@
+//! The one control row: pause of the whole relay; and which Kafka log this installation writes to.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+/// A pause: who, why, since when. Nothing is handed to Kafka while it lasts; accepting goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// As the operator gave it.
+    pub reason: String,
+    /// `user@host`, or what the operator called himself.
+    pub by: String,
+    /// By PostgreSQL's clock.
+    pub since: DateTime<Utc>,
+}
+
+/// What [`pause_relay`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Paused {
+    /// It is paused by this call.
+    Now(Pause),
+    /// It was paused already, and that pause stands as it was.
+    Already(Pause),
+}
+
+/// A pause that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct Resumed {
+    /// The pause that ended.
+    #[sqlx(flatten)]
+    #[serde(flatten)]
+    pub pause: Pause,
+    /// How long it lasted.
+    pub lasted_seconds: f64,
+}
+
+/// The Kafka log that the installation remembers; both are null until a leader has seen the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// The topic, with Kafka's id of it where the leader recorded one.
+    pub topic: Option<String>,
+    /// Kafka's cluster id.
+    pub cluster_id: Option<String>,
+}
+
+/// Pauses the relay, unless it is paused: the first pause's reason is not overwritten.
+pub async fn pause_relay(conn: &mut PgConnection, reason: &str, by: &str) -> sqlx::Result<Paused> {
+    let paused: Option<Pause> = sqlx::query_as(
+        "update outbox_control set paused = true, reason = $1, by = $2, since = clock_timestamp()
+         where not paused
+         returning reason, by, since",
+    )
+    .bind(reason)
+    .bind(by)
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(pause) = paused {
+        return Ok(Paused::Now(pause));
+    }
+    // It can only have been resumed in between by somebody else; then that resume came after this pause.
+    match read_pause(conn).await? {
+        Some(pause) => Ok(Paused::Already(pause)),
+        None => Err(sqlx::Error::RowNotFound),
+    }
+}
+
+/// Ends the pause; `None`: it was not paused.
+pub async fn resume_relay(conn: &mut PgConnection) -> sqlx::Result<Option<Resumed>> {
+    sqlx::query_as(
+        "with before as (
+             select coalesce(reason, '') as reason, coalesce(by, '') as by,
+                    coalesce(since, clock_timestamp()) as since
+             from outbox_control where paused for update
+         ), after as (
+             update outbox_control set paused = false, reason = null, by = null, since = null
+             where paused and exists (select from before)
+             returning singleton
+         )
+         select before.*, extract(epoch from clock_timestamp() - before.since)::float8 as lasted_seconds
+         from before, after",
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// The pause that is on now.
+pub async fn read_pause(conn: &mut PgConnection) -> sqlx::Result<Option<Pause>> {
+    sqlx::query_as(
+        "select coalesce(reason, '') as reason, coalesce(by, '') as by, coalesce(since, clock_timestamp()) as since
+         from outbox_control where paused",
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// Forgets which Kafka log the installation writes to: the next leader records the one that it sees.
+/// Returns what was remembered.
+pub async fn forget_identity(conn: &mut PgConnection) -> sqlx::Result<Identity> {
+    sqlx::query_as(
+        "with before as (select topic, cluster_id from installation for update),
+              after as (update installation set topic = null, cluster_id = null returning singleton)
+         select before.* from before, after",
+    )
+    .fetch_one(conn)
+    .await
+}

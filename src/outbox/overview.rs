@@ -1,0 +1,78 @@
+//! The numbers that operators look at first.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+/// The view `outbox_overview`, the dead letters by what became of them, and the lease.
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct Overview {
+    /// Ids up to the newest that are neither settled nor closed, holes of open transactions included.
+    pub pending: i64,
+    /// In seconds; 0: nothing waits.
+    pub oldest_pending_age_seconds: f64,
+    /// In Kafka.
+    pub published: i64,
+    /// Unresolved dead letters.
+    pub dead: i64,
+    /// Dead letters that were retried.
+    pub dead_retried: i64,
+    /// Dead letters that were given up.
+    pub dead_discarded: i64,
+    /// The leading replica; null: none leads.
+    pub leader: Option<String>,
+    /// When the leader's lease ends unless it renews it; also that of a lease that has run out.
+    pub lease_until: Option<DateTime<Utc>>,
+    /// The last checkpoint.
+    pub checkpoint: Option<i64>,
+    /// Its fence.
+    pub fence: Option<i64>,
+}
+
+/// Reads the numbers.
+pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
+    sqlx::query_as(
+        "select o.pending, o.oldest_pending_age_seconds, coalesce(o.published, 0) as published, o.dead, o.leader,
+                (select count(*) from outbox_dead_letters where resolution = 'retried') as dead_retried,
+                (select count(*) from outbox_dead_letters where resolution = 'discarded') as dead_discarded,
+                c.lease_until, c.seq as checkpoint, c.fence
+         from outbox_overview o
+         left join lateral (
+             select seq, fence, lease_until from outbox_checkpoints order by seq desc limit 1
+         ) c on true",
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// A partition of one of the logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct PartitionStatus {
+    /// The log: `outbox_messages`, `outbox_checkpoints`, `jobs`, `job_results`.
+    pub table: String,
+    /// The partition's own name.
+    pub name: String,
+    /// As PostgreSQL prints it.
+    pub bounds: String,
+    /// The planner's estimate: counting would read it.
+    pub estimated_rows: i64,
+    /// With its indexes.
+    pub bytes: i64,
+}
+
+/// The partitions of the logs, in the order of their names.
+pub async fn list_partitions(conn: &mut PgConnection) -> sqlx::Result<Vec<PartitionStatus>> {
+    sqlx::query_as(
+        r#"select p.relname::text as "table", c.relname::text as name,
+                  coalesce(pg_get_expr(c.relpartbound, c.oid), '') as bounds,
+                  greatest(c.reltuples, 0)::bigint as estimated_rows, pg_total_relation_size(c.oid) as bytes
+           from pg_inherits i join pg_class p on p.oid = i.inhparent join pg_class c on c.oid = i.inhrelid
+           where p.oid in ('outbox_messages'::regclass, 'outbox_checkpoints'::regclass, 'jobs'::regclass,
+                           'job_results'::regclass)
+           order by p.relname, c.relname"#,
+    )
+    .fetch_all(conn)
+    .await
+}
