@@ -6,7 +6,6 @@ use sqlx::PgConnection;
 
 /// A pause: who, why, since when. Nothing is handed to Kafka while it lasts; accepting goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct Pause {
     /// As the operator gave it.
     pub reason: String,
@@ -27,7 +26,6 @@ pub enum Paused {
 
 /// A pause that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct Resumed {
     /// The pause that ended.
     #[sqlx(flatten)]
@@ -39,7 +37,6 @@ pub struct Resumed {
 
 /// The Kafka log that the installation remembers; both are null until a leader has seen the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct Identity {
     /// The topic, with Kafka's id of it where the leader recorded one.
     pub topic: Option<String>,

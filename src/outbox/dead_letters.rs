@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 /// A dead letter, with what it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
     /// The message's id in the outbox.
     pub outbox_id: i64,
@@ -37,7 +36,6 @@ pub struct DeadLetter {
 
 /// Unresolved dead letters of one class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct DeadGroup {
     /// What they have in common.
     pub error_class: String,
@@ -75,26 +73,6 @@ pub struct DeadPage {
     pub class: Option<String>,
     /// Also those that were retried or discarded.
     pub resolved: bool,
-}
-
-/// Writes dead letters: `ids`, `classes` and `errors` are of one length. One that exists stays as it was.
-pub async fn insert_dead_letters(
-    conn: &mut PgConnection,
-    ids: &[i64],
-    classes: &[String],
-    errors: &[String],
-) -> sqlx::Result<u64> {
-    let done = sqlx::query(
-        "insert into outbox_dead_letters (outbox_id, error_class, error)
-         select * from unnest($1::bigint[], $2::text[], $3::text[])
-         on conflict (outbox_id) do nothing",
-    )
-    .bind(ids)
-    .bind(classes)
-    .bind(errors)
-    .execute(conn)
-    .await?;
-    Ok(done.rows_affected())
 }
 
 /// One page, newest first.

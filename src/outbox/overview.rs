@@ -6,7 +6,6 @@ use sqlx::PgConnection;
 
 /// The view `outbox_overview`, the dead letters by what became of them, and the lease.
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct Overview {
     /// Ids up to the newest that are neither settled nor closed, holes of open transactions included.
     pub pending: i64,
@@ -48,7 +47,6 @@ pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
 
 /// A partition of one of the logs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct PartitionStatus {
     /// The log: `outbox_messages`, `outbox_checkpoints`, `jobs`, `job_results`.
     pub table: String,

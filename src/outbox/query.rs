@@ -28,7 +28,6 @@ pub enum MessageState {
 
 /// One row of the view `outbox_status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct MessageStatus {
     /// The outbox id.
     pub id: i64,

@@ -29,7 +29,6 @@ pub const DEFAULT_RATE: i32 = 500;
 
 /// A recorded replay.
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct Replay {
     /// The header `replay-id` of each record.
     pub id: Uuid,
