@@ -1,3 +1,97 @@
-//! http
+//! The HTTP side: two listeners, their routes, and what a request is told.
+//!
+//! A request passes [`listener`] (its head is read, within bounds) → [`edge`] (it gets an id, and every
+//! failure a body) → its resource: [`content_generation`], [`jobs`], [`health`], [`metrics`],
+//! [`openapi`]. [`problem`] and [`catalogue`] are how all of them fail.
 
 pub mod auth;
+pub mod catalogue;
+#[cfg(test)]
+mod committed;
+mod edge;
+pub mod health;
+pub mod listener;
+mod metrics;
+pub mod openapi;
+pub mod problem;
+pub mod rate_limit;
+mod request_id;
+
+use std::sync::Arc;
+
+use axum::{Router, extract::FromRef, routing::get};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::{
+    edge::{Edge, surround},
+    health::Readiness,
+};
+use crate::telemetry::Metrics;
+
+/// What the public listener's handlers work with.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// Answers `/readyz`.
+    pub readiness: Readiness,
+    /// Each request is measured.
+    pub metrics: Arc<Metrics>,
+    /// `http.max_header_bytes`.
+    pub max_header_bytes: usize,
+}
+
+impl FromRef<ApiState> for Readiness {
+    fn from_ref(state: &ApiState) -> Self {
+        state.readiness.clone()
+    }
+}
+
+/// What the operators' listener works with.
+#[derive(Debug, Clone)]
+pub struct AdminState {
+    /// Answers `/readyz`.
+    pub readiness: Readiness,
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// `http.max_header_bytes`.
+    pub max_header_bytes: usize,
+}
+
+/// The routes of the public listener.
+pub fn public_router(state: ApiState) -> Router {
+    let edge = Edge {
+        metrics: Arc::clone(&state.metrics),
+        max_header_bytes: state.max_header_bytes,
+    };
+    let (router, _) = public_api().split_for_parts();
+    surround(router.with_state(state), edge)
+}
+
+/// The routes of the operators' listener: health, metrics, the API's description.
+pub fn admin_router(state: AdminState) -> Router {
+    let AdminState {
+        readiness,
+        metrics,
+        max_header_bytes,
+    } = state;
+    let router = Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz).with_state(readiness))
+        .route("/metrics", get(metrics::show).with_state(Arc::clone(&metrics)))
+        .merge(openapi::routes());
+    surround(
+        router,
+        Edge {
+            metrics,
+            max_header_bytes,
+        },
+    )
+}
+
+/// Routes and document of the public listener, from the same list.
+fn public_api() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(catalogue::list))
+        .routes(routes!(catalogue::show))
+}
