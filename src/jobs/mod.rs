@@ -1,5 +1,10 @@
 //! Jobs: accepting them, and what became of them.
 
+pub mod accept;
+pub mod cache;
+pub mod status;
+pub mod store;
+
 use uuid::Uuid;
 
 /// The request as the intake takes it: who, for which draft, under which key.

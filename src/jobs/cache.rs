@@ -1,0 +1,180 @@
+//! Redis `job:{id}`: what clients of the source design read. Best effort: PostgreSQL is the truth, a lost
+//! or stale Redis costs time and never an answer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use redis::{
+    AsyncTypedCommands, Client, RedisResult, Script,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{JobStatus, accept::NewJob, status::JobView};
+use crate::telemetry::Metrics;
+
+/// After a failure Redis is left alone for this long, so that a frozen one costs one budget now and then,
+/// and not one for every batch.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// To connect: longer than a command's budget, for it goes on while nobody waits for it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sets the value when it is a step forward: a later status, or the body of a final status whose body is
+/// missing. The first final status wins. Returns 1 when the value was set.
+const ADVANCE: &str = "
+local rank = { PENDING = 0, PROCESSING = 1, COMPLETED = 2, FAILED = 2 }
+local stored = redis.call('get', KEYS[1])
+if stored then
+    local readable, old = pcall(cjson.decode, stored)
+    if readable and type(old) == 'table' and rank[old.status] then
+        local forward = rank[old.status] < rank[ARGV[1]]
+        local completes = old.status == ARGV[1] and ARGV[2] == '1' and old.job == nil
+        if not (forward or completes) then return 0 end
+    end
+end
+redis.call('set', KEYS[1], ARGV[3], 'EX', ARGV[4])
+return 1
+";
+
+/// The value of `job:{id}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CachedJob {
+    /// The furthest status known when it was written.
+    pub status: JobStatus,
+    /// When the job was accepted.
+    pub created_at: DateTime<Utc>,
+    /// The owner, so that Redis alone can tell who may see it.
+    pub user_id: Uuid,
+    /// The whole body of GET, once it can no longer change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobView>,
+}
+
+/// The client of Redis. Cloning is cheap; all clones share one connection and one judgement of its health.
+#[derive(Clone)]
+pub struct JobCache {
+    connection: ConnectionManager,
+    /// Of a call, waiting for the connection included.
+    budget: Duration,
+    ttl: Duration,
+    metrics: Arc<Metrics>,
+    paused_until: Arc<Mutex<Option<Instant>>>,
+    advance: Script,
+}
+
+impl std::fmt::Debug for JobCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobCache")
+            .field("budget", &self.budget)
+            .field("ttl", &self.ttl)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JobCache {
+    /// Connects when first used, and again whenever it must. Fails only on a URL that is none. Needs a
+    /// tokio runtime.
+    pub fn new(url: &str, budget: Duration, ttl: Duration, metrics: Arc<Metrics>) -> RedisResult<Self> {
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(budget))
+            .set_number_of_retries(1);
+        Ok(Self {
+            connection: ConnectionManager::new_lazy_with_config(Client::open(url)?, config)?,
+            budget,
+            ttl,
+            metrics,
+            paused_until: Arc::default(),
+            advance: Script::new(ADVANCE),
+        })
+    }
+
+    /// Writes PENDING for jobs that are about to be committed, in one pipeline. NX: whatever is there
+    /// already is later. A failure is counted and otherwise ignored.
+    pub async fn set_pending(&self, jobs: impl Iterator<Item = &NewJob>) {
+        let mut pipe = redis::pipe();
+        for job in jobs {
+            let value = CachedJob {
+                status: JobStatus::Pending,
+                created_at: job.message.created_at,
+                user_id: job.user_id,
+                job: None,
+            };
+            pipe.cmd("SET")
+                .arg(key(job.job_id()))
+                .arg(to_json(&value))
+                .arg("NX")
+                .arg("EX")
+                .arg(self.ttl_seconds())
+                .ignore();
+        }
+        if pipe.is_empty() {
+            return;
+        }
+        let mut connection = self.connection.clone();
+        self.within_budget(async { pipe.query_async::<()>(&mut connection).await })
+            .await;
+    }
+
+    /// Moves the value forward, never back, in one atomic script.
+    pub async fn advance(&self, job_id: Uuid, value: &CachedJob) {
+        let mut call = self.advance.key(key(job_id));
+        call.arg(value.status.as_str())
+            .arg(i32::from(value.job.is_some()))
+            .arg(to_json(value))
+            .arg(self.ttl_seconds());
+        let mut connection = self.connection.clone();
+        self.within_budget(async { call.invoke_async::<i32>(&mut connection).await })
+            .await;
+    }
+
+    /// What is stored; `None` also when Redis cannot be asked, or when the value cannot be read.
+    pub async fn get(&self, job_id: Uuid) -> Option<CachedJob> {
+        let mut connection = self.connection.clone();
+        let text = self
+            .within_budget(async { connection.get(key(job_id)).await })
+            .await??;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// `None`: it failed, or Redis is left alone for the moment.
+    async fn within_budget<T>(&self, call: impl Future<Output = RedisResult<T>>) -> Option<T> {
+        if self.paused_until.lock().is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let problem = match tokio::time::timeout(self.budget, call).await {
+            Ok(Ok(done)) => {
+                if self.paused_until.lock().take().is_some() {
+                    tracing::info!("redis answers again");
+                }
+                return Some(done);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {:?}", self.budget),
+        };
+        self.metrics.cache_failures_total.inc();
+        let before = self.paused_until.lock().replace(Instant::now() + PAUSE_AFTER_FAILURE);
+        if before.is_none() {
+            tracing::warn!(problem, "redis cannot be used; jobs are accepted without it");
+        }
+        None
+    }
+
+    fn ttl_seconds(&self) -> u64 {
+        self.ttl.as_secs().max(1)
+    }
+}
+
+fn key(job_id: Uuid) -> String {
+    format!("job:{job_id}")
+}
+
+fn to_json(value: &CachedJob) -> String {
+    serde_json::to_string(value).expect("a value of strings and numbers always serialises")
+}

@@ -1,0 +1,248 @@
+//! What became of a job, and of its message: the body of GET.
+
+use std::{fmt::Write, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    JobStatus,
+    cache::{CachedJob, JobCache},
+};
+
+/// A job as its owner sees it. `status` says what became of the job, `message` what became of its message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobView {
+    /// The job's id.
+    pub job_id: Uuid,
+    /// Never goes back. COMPLETED and FAILED are final.
+    pub status: JobStatus,
+    /// When the job was accepted.
+    pub created_at: DateTime<Utc>,
+    /// The event draft that the images are for.
+    pub event_draft_id: Uuid,
+    /// Where the job's message is.
+    pub message: MessageView,
+    /// The images, once the job is COMPLETED; empty before.
+    pub images: Vec<Image>,
+    /// The reason, once the job is FAILED.
+    pub error: Option<String>,
+}
+
+/// A job's message: the first one, or, when that is dead, its newest retry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageView {
+    /// How far it has come.
+    pub state: MessageState,
+    /// The Kafka topic.
+    pub topic: String,
+    /// The partition, once published. Null too when it was found published without its receipt.
+    pub partition: Option<i32>,
+    /// The offset in the partition, as `partition`.
+    pub offset: Option<i64>,
+    /// When it was known to be published.
+    pub published_at: Option<DateTime<Utc>>,
+}
+
+/// How far a message has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum MessageState {
+    /// In the outbox, on its way.
+    Pending,
+    /// In Kafka.
+    Published,
+    /// Refused for good, until an operator retries it.
+    Dead,
+}
+
+/// An image that the Content Service made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Image {
+    /// Its style.
+    pub style: ImageStyle,
+    /// Where it can be fetched.
+    pub url: String,
+}
+
+/// The style of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "the Content Service's own words")]
+pub enum ImageStyle {
+    Simple,
+    Fancy,
+    Trendy,
+}
+
+impl JobStatus {
+    /// Nothing comes after it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed)
+    }
+
+    /// As in JSON and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Processing => "PROCESSING",
+            Self::Completed => "COMPLETED",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+impl JobView {
+    /// The weak entity tag, quotes included. It holds all that can change in a job's representation, so
+    /// every replica gives the same one, and it needs no hash. Its leading number is the version of the
+    /// body's shape.
+    pub fn etag(&self) -> String {
+        let state = match self.message.state {
+            MessageState::Pending => "pending",
+            MessageState::Published => "published",
+            MessageState::Dead => "dead",
+        };
+        let mut tag = format!("W/\"1-{}-{state}", self.status.as_str());
+        if let (Some(partition), Some(offset)) = (self.message.partition, self.message.offset) {
+            _ = write!(tag, "-{partition}-{offset}");
+        }
+        tag.push('"');
+        tag
+    }
+
+    /// Whether the representation has reached its end: a final status and a published message.
+    fn is_settled(&self) -> bool {
+        self.status.is_final() && self.message.state == MessageState::Published
+    }
+}
+
+/// The state could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the state of the job cannot be read: {0}")]
+pub struct StatusError(#[from] sqlx::Error);
+
+/// Reads jobs. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct StatusReader {
+    pool: PgPool,
+    cache: JobCache,
+    topic: Arc<str>,
+}
+
+impl StatusReader {
+    /// The pool's sessions should have [`super::store::with_stable_plans`]. `topic` is shown while no leader
+    /// has recorded the installation's.
+    pub fn new(pool: PgPool, cache: JobCache, topic: &str) -> Self {
+        Self {
+            pool,
+            cache,
+            topic: topic.into(),
+        }
+    }
+
+    /// The job, if there is one and it is this user's: the two are not told apart.
+    ///
+    /// Redis alone answers only what can no longer change. Everything else is PostgreSQL's to say: a job
+    /// that only Redis knows does not exist.
+    pub async fn read(&self, job_id: Uuid, user_id: Uuid) -> Result<Option<JobView>, StatusError> {
+        if let Some(cached) = self.cache.get(job_id).await
+            && let Some(job) = cached.job
+            && job.status.is_final()
+            && job.job_id == job_id
+        {
+            return Ok((cached.user_id == user_id).then_some(job));
+        }
+        let found = self.read_many(&[job_id]).await?.pop();
+        let Some((owner, job)) = found else { return Ok(None) };
+        if job.is_settled() {
+            let value = CachedJob {
+                status: job.status,
+                created_at: job.created_at,
+                user_id: owner,
+                job: Some(job.clone()),
+            };
+            self.cache.advance(job_id, &value).await;
+        }
+        Ok((owner == user_id).then_some(job))
+    }
+
+    /// The jobs that there are, with their owners, in no order; from PostgreSQL alone.
+    pub(super) async fn read_many(&self, job_ids: &[Uuid]) -> Result<Vec<(Uuid, JobView)>, StatusError> {
+        let rows = sqlx::query(FIND_JOBS)
+            .bind(job_ids)
+            .bind(&*self.topic)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| view(row).map_err(StatusError)).collect()
+    }
+}
+
+/// - `unnest` and `lateral`, and not `= any`, so that only the partitions of these jobs are looked into.
+/// - The message that speaks for the job is its first; when that one is dead its newest retry, and so on.
+/// - A row that has left the outbox was settled: whole partitions are dropped, and only settled ones.
+const FIND_JOBS: &str = "
+select j.*, coalesce(i.topic, $2) as topic, coalesce(r.status, 'PENDING') as status, r.images, r.error,
+       case when d.outbox_id is not null then 'dead'
+            when c.seq is not null or o.id is null then 'published'
+            else 'pending' end as state,
+       c.created_at as published_at,
+       c.receipt_partitions[array_position(c.receipt_ids, m.id)] as partition,
+       c.receipt_offsets[array_position(c.receipt_ids, m.id)] as \"offset\"
+from unnest($1::uuid[]) as asked (id)
+cross join lateral (
+    select id, user_id, event_draft_id, outbox_id, created_at from jobs where id = asked.id offset 0
+) j
+left join installation i on true
+left join lateral (
+    select status, images, error from job_results where job_id = asked.id
+    order by status <> 'PROCESSING' desc limit 1
+) r on true
+cross join lateral (
+    with recursive chain (id, nth) as (
+        select j.outbox_id, 1
+        union all
+        select (select max(retry.id) from outbox_messages retry where retry.replay_of = chain.id), nth + 1
+        from chain join outbox_dead_letters dead on dead.outbox_id = chain.id
+    )
+    select id from chain where id is not null order by nth desc limit 1
+) m
+left join outbox_dead_letters d on d.outbox_id = m.id
+left join lateral (
+    select seq, created_at, receipt_ids, receipt_partitions, receipt_offsets
+    from (select * from outbox_checkpoints where settled @> m.id and not isempty(settled) offset 0) settling
+    order by seq desc limit 1
+) c on d.outbox_id is null
+left join lateral (select id from outbox_messages where id = m.id offset 0) o on true";
+
+fn view(row: &PgRow) -> sqlx::Result<(Uuid, JobView)> {
+    let status = match row.try_get("status")? {
+        "PENDING" => JobStatus::Pending,
+        "PROCESSING" => JobStatus::Processing,
+        "COMPLETED" => JobStatus::Completed,
+        "FAILED" => JobStatus::Failed,
+        other => return Err(sqlx::Error::Decode(format!("job_results.status is {other}").into())),
+    };
+    let images: Option<Json<Vec<Image>>> = row.try_get("images")?;
+    let job = JobView {
+        job_id: row.try_get("id")?,
+        status,
+        created_at: row.try_get("created_at")?,
+        event_draft_id: row.try_get("event_draft_id")?,
+        message: MessageView {
+            state: row.try_get("state")?,
+            topic: row.try_get("topic")?,
+            partition: row.try_get("partition")?,
+            offset: row.try_get("offset")?,
+            published_at: row.try_get("published_at")?,
+        },
+        images: images.map(|Json(images)| images).unwrap_or_default(),
+        error: row.try_get("error")?,
+    };
+    Ok((row.try_get("user_id")?, job))
+}
