@@ -1,7 +1,11 @@
 //! Jobs: accepting them, and what became of them.
+//!
+//! [`intake`] gathers requests, [`accept`] decides each, [`store`] commits, [`cache`] keeps Redis. Later
+//! [`status`] reads what became of a job.
 
 pub mod accept;
 pub mod cache;
+pub mod intake;
 pub mod status;
 pub mod store;
 
