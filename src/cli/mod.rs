@@ -5,8 +5,14 @@
 mod completions;
 pub mod config;
 mod context;
+pub mod dead;
 mod error;
+pub mod operator;
+pub mod outbox;
 pub mod output;
+pub mod pause;
+pub mod replay;
+pub mod retain;
 pub mod token;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -59,6 +65,21 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Args),
+    /// Look into the log of messages
+    #[command(subcommand)]
+    Outbox(outbox::Args),
+    /// Send messages again
+    #[command(subcommand)]
+    Replay(replay::Args),
+    /// Look after messages that Kafka refuses for good
+    #[command(subcommand)]
+    Dead(dead::Args),
+    /// Stop handing messages to Kafka, within a second; jobs are still accepted
+    Pause(pause::PauseArgs),
+    /// Hand messages to Kafka again
+    Resume(pause::ResumeArgs),
+    /// Drop settled partitions older than outbox.retention, and old idempotency keys
+    Retain(retain::Args),
     /// Print the completion script of a shell
     Completions(completions::Args),
 }
@@ -83,7 +104,6 @@ pub fn run() -> ExitCode {
     }
 }
 
-#[expect(clippy::unused_async, reason = "the commands that work on the database wait")]
 async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
     let sources = Sources::of_process(global.config, global.set);
     // Commands that need no configuration must not fail over it.
@@ -91,6 +111,12 @@ async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
     match command {
         Command::Token(args) => token::run(&args, &context()?),
         Command::Config(args) => config::run(&args, &sources, global.output),
+        Command::Outbox(args) => outbox::run(&args, &context()?).await,
+        Command::Replay(args) => replay::run(&args, &context()?).await,
+        Command::Dead(args) => dead::run(&args, &context()?).await,
+        Command::Pause(args) => pause::pause(&args, &context()?).await,
+        Command::Resume(args) => pause::resume(&args, &context()?).await,
+        Command::Retain(args) => retain::run(&args, &context()?).await,
         Command::Completions(args) => completions::run(&args),
     }
 }

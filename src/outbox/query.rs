@@ -356,3 +356,11 @@ pub async fn find_first_message(conn: &mut PgConnection, job: Uuid) -> sqlx::Res
         .fetch_optional(conn)
         .await
 }
+
+/// A job's owner; `None`: no such job.
+pub async fn read_owner(conn: &mut PgConnection, job: Uuid) -> sqlx::Result<Option<Uuid>> {
+    sqlx::query_scalar("select user_id from jobs where id = $1")
+        .bind(job)
+        .fetch_optional(conn)
+        .await
+}

@@ -115,11 +115,11 @@ pub async fn advance(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
     }))
 }
 
-/// How long until some running replay is due; `None`: none runs.
+/// How long until some running replay is due; `None`: none runs, or the relay is paused.
 pub async fn read_next_due(conn: &mut PgConnection) -> sqlx::Result<Option<Duration>> {
     let seconds: Option<f64> = sqlx::query_scalar(
         "select extract(epoch from min(due_at) - clock_timestamp())::float8
-         from outbox_replays where state = 'running'",
+         from outbox_replays where state = 'running' and not (select paused from outbox_control)",
     )
     .fetch_one(conn)
     .await?;

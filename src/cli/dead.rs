@@ -1,0 +1,220 @@
+//! `dispatcher dead`: messages that Kafka refuses for good, and what operators decide about them.
+
+use serde::Serialize;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::{
+    CliError, Context,
+    operator::{Confirmation, Operator},
+    output,
+};
+use crate::outbox::{
+    dead_letters::{self, Dead, DeadPage},
+    partitions::ensure_outbox,
+    replays::{self, Pace, Progress, Which},
+};
+
+/// Messages that Kafka refuses for good.
+#[derive(Debug, clap::Subcommand)]
+pub enum Args {
+    /// List dead letters, newest first
+    List(ListArgs),
+    /// Send dead letters once more: each as a new message with the same event id
+    Retry(ResolveArgs),
+    /// Give dead letters up: their messages are never sent
+    Discard(ResolveArgs),
+}
+
+/// Which dead letters are listed.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// One line for each class of error
+    #[arg(long, conflicts_with_all = ["class", "resolved", "after"])]
+    group: bool,
+    /// Only of this class, such as message-too-large
+    #[arg(long)]
+    class: Option<String>,
+    /// Also those that were retried or discarded
+    #[arg(long)]
+    resolved: bool,
+    /// Rows on a page
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    limit: i64,
+    /// Continue below this outbox id
+    #[arg(long, value_name = "ID")]
+    after: Option<i64>,
+}
+
+/// Which dead letters are decided about.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["ids", "class", "all"])))]
+pub struct ResolveArgs {
+    /// Outbox ids of dead letters
+    #[arg(value_name = "ID")]
+    ids: Vec<i64>,
+    /// All of this class
+    #[arg(long)]
+    class: Option<String>,
+    /// All
+    #[arg(long)]
+    all: bool,
+    /// Why: it is recorded
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    operator: Operator,
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+/// What `retry` prints.
+#[derive(Debug, Serialize)]
+struct Retried {
+    retried: i64,
+    /// The operation that did it; null: there was nothing to do.
+    replay_id: Option<Uuid>,
+}
+
+/// What `discard` prints.
+#[derive(Debug, Serialize)]
+struct Discarded {
+    discarded: u64,
+}
+
+pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    let mut conn = context.database().await?;
+    match args {
+        Args::List(args) => list(args, context, &mut conn).await,
+        Args::Retry(args) => {
+            let dead = choose(args, &mut conn).await?;
+            let what = describe(&dead);
+            args.confirmation.ask(context, &format!("retry {what}"), "yes")?;
+            let outcome = retry(context, &mut conn, &dead, &args.reason, &args.operator.name()).await?;
+            output::one(context.output, &["retried", "replay_id"], &outcome)
+        }
+        Args::Discard(args) => {
+            let dead = choose(args, &mut conn).await?;
+            let what = describe(&dead);
+            args.confirmation.ask(context, &format!("discard {what}"), "yes")?;
+            let discarded =
+                dead_letters::discard_dead_letters(&mut conn, &dead, &args.reason, &args.operator.name()).await?;
+            output::one(context.output, &["discarded"], &Discarded { discarded })
+        }
+    }
+}
+
+async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
+    if args.group {
+        let groups = dead_letters::group_dead_letters(conn).await?;
+        let columns = ["error_class", "count", "oldest", "newest", "sample_error"];
+        return output::rows(context.output, &columns, &groups);
+    }
+    let page = DeadPage {
+        after: args.after,
+        limit: args.limit,
+        class: args.class.clone(),
+        resolved: args.resolved,
+    };
+    let rows = dead_letters::list_dead_letters(conn, &page).await?;
+    let columns = [
+        "outbox_id",
+        "error_class",
+        "died_at",
+        "job_id",
+        "key",
+        "resolution",
+        "error",
+    ];
+    output::rows(context.output, &columns, &rows)?;
+    if let Some(last) = rows.last().filter(|_| rows.len() as i64 == args.limit) {
+        eprintln!("there may be more: --after {}", last.outbox_id);
+    }
+    Ok(())
+}
+
+/// Turns the arguments into a choice; ids have to be dead letters.
+async fn choose(args: &ResolveArgs, conn: &mut PgConnection) -> Result<Dead, CliError> {
+    if args.reason.trim().is_empty() {
+        return Err(CliError::Usage("--reason is empty: say why".to_owned()));
+    }
+    if let Some(class) = &args.class {
+        return Ok(Dead::Class(class.clone()));
+    }
+    if args.all {
+        return Ok(Dead::All);
+    }
+    let found = dead_letters::read_dead_letters(conn, &args.ids).await?;
+    for id in &args.ids {
+        match found.iter().find(|dead| dead.outbox_id == *id) {
+            None => {
+                return Err(CliError::NotFound(format!(
+                    "message {id} is no dead letter: see `dispatcher dead list`"
+                )));
+            }
+            Some(dead) => {
+                if let Some(resolution) = &dead.resolution {
+                    let by = dead.resolved_by.as_deref().unwrap_or("somebody");
+                    eprintln!("message {id} was {resolution} already, by {by}: it is left as it is");
+                }
+            }
+        }
+    }
+    Ok(Dead::Ids(
+        found
+            .iter()
+            .filter(|dead| dead.resolution.is_none())
+            .map(|dead| dead.outbox_id)
+            .collect(),
+    ))
+}
+
+fn describe(dead: &Dead) -> String {
+    match dead {
+        Dead::Ids(ids) => format!("{} dead letters", ids.len()),
+        Dead::Class(class) => format!("all dead letters of the class {class}"),
+        Dead::All => "all dead letters".to_owned(),
+    }
+}
+
+async fn retry(
+    context: &Context,
+    conn: &mut PgConnection,
+    dead: &Dead,
+    reason: &str,
+    by: &str,
+) -> Result<Retried, CliError> {
+    let mut retried = Retried {
+        retried: 0,
+        replay_id: None,
+    };
+    if matches!(dead, Dead::Ids(ids) if ids.is_empty()) {
+        return Ok(retried);
+    }
+    // New rows need a partition; while no leader runs, nobody else makes it.
+    ensure_outbox(conn, context.config.outbox.partition_rows).await?;
+    let mut tx = conn.begin().await?;
+    let Some(mut step) = replays::retry_dead_letters(&mut tx, dead, reason, by).await? else {
+        tx.rollback().await?;
+        eprintln!("there is no dead letter to retry");
+        return Ok(retried);
+    };
+    tx.commit().await?;
+    loop {
+        retried.replay_id = Some(step.id);
+        retried.retried += step.inserted;
+        if step.done {
+            return Ok(retried);
+        }
+        let mut tx = conn.begin().await?;
+        let next: Option<Progress> = replays::advance(&mut tx, Which::One(step.id), Pace::Now).await?;
+        tx.commit().await?;
+        let Some(next) = next else {
+            // A running service has written the rest, or somebody has cancelled or paused it.
+            let replay = replays::read_replay(conn, step.id).await?;
+            retried.retried = replay.map_or(retried.retried, |replay| replay.replayed);
+            return Ok(retried);
+        };
+        step = next;
+    }
+}

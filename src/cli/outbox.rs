@@ -1,0 +1,283 @@
+//! `dispatcher outbox`: what is in the log, and where it stands.
+
+use std::io::Write;
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::value::RawValue;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{CliError, Context, Format, output};
+use crate::outbox::{
+    control::{Pause, read_pause},
+    dead_letters::{DeadLetter, read_dead_letters},
+    overview::{Overview, PartitionStatus, list_partitions, read_overview},
+    query::{self, MessageFilter, MessageState, MessageStatus},
+    record::for_each_header,
+};
+
+/// Replays of one message that `show` lists at most.
+const REPLAYS_SHOWN: i64 = 100;
+
+/// The log of messages.
+#[derive(Debug, clap::Subcommand)]
+pub enum Args {
+    /// List messages, newest first
+    List(ListArgs),
+    /// Show one message's whole life
+    Show {
+        /// An outbox id, or a job's id
+        #[arg(value_name = "ID|JOB")]
+        id: String,
+    },
+    /// Show the numbers: what waits, since when, what is dead, who leads
+    Stats,
+}
+
+/// Which messages are listed.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Rows on a page
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    limit: i64,
+    /// Continue below this outbox id
+    #[arg(long, value_name = "ID")]
+    after: Option<i64>,
+    /// Only in this state
+    #[arg(long, value_enum)]
+    state: Option<MessageState>,
+    /// Only of this job: its first message and the replays of it
+    #[arg(long, value_name = "UUID")]
+    job: Option<Uuid>,
+    /// Only of this event draft
+    #[arg(long, value_name = "UUID")]
+    draft: Option<Uuid>,
+    /// Written at this time or later, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    from: Option<DateTime<Utc>>,
+    /// Written before this time, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    to: Option<DateTime<Utc>>,
+}
+
+pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    let mut conn = context.database().await?;
+    match args {
+        Args::List(args) => list(args, context, &mut conn).await,
+        Args::Show { id } => show(id, context, &mut conn).await,
+        Args::Stats => stats(context, &mut conn).await,
+    }
+}
+
+const COLUMNS: [&str; 9] = [
+    "id",
+    "state",
+    "created_at",
+    "key",
+    "job_id",
+    "partition",
+    "offset",
+    "replay_of",
+    "error",
+];
+
+async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
+    let page = query::list_messages(
+        conn,
+        &MessageFilter {
+            after: args.after,
+            limit: args.limit,
+            state: args.state,
+            job: args.job,
+            draft: args.draft,
+            from: args.from,
+            to: args.to,
+        },
+    )
+    .await?;
+    output::rows(context.output, &COLUMNS, &page.rows)?;
+    match page.next {
+        Some(next) if page.bounded => eprintln!(
+            "stopped after looking at {} messages: go on with --after {next}, or narrow it with --from and --to",
+            query::SCAN_ROWS
+        ),
+        Some(next) => eprintln!("there may be more: --after {next}"),
+        None => {}
+    }
+    Ok(())
+}
+
+/// One message's whole life.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: MessageStatus,
+    /// `ce_time`: when the job was accepted.
+    event_time: DateTime<Utc>,
+    /// The job's owner; null when the job's partition was dropped.
+    user_id: Option<Uuid>,
+    /// As they are sent.
+    headers: Headers,
+    /// As it is sent.
+    payload: Box<RawValue>,
+    dead_letter: Option<DeadLetter>,
+    /// Newest first.
+    replays: Vec<MessageStatus>,
+}
+
+/// In the order in which they are sent.
+#[derive(Debug)]
+struct Headers(Vec<(&'static str, String)>);
+
+impl Serialize for Headers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+async fn show(id: &str, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
+    let id = match (id.parse::<i64>(), id.parse::<Uuid>()) {
+        (Ok(id), _) => id,
+        (_, Ok(job)) => query::find_first_message(conn, job)
+            .await?
+            .ok_or_else(|| CliError::NotFound(format!("there is no job {job}")))?,
+        _ => {
+            return Err(CliError::Usage(format!(
+                "{id:?} is neither an outbox id nor a job's id"
+            )));
+        }
+    };
+    let shown = read_shown(id, conn).await?.ok_or_else(|| {
+        CliError::NotFound(format!(
+            "there is no message {id} in the outbox; retention may have dropped it"
+        ))
+    })?;
+    if context.output != Format::Table {
+        return output::one(context.output, &[], &shown);
+    }
+    let columns = [
+        "id",
+        "state",
+        "event_id",
+        "job_id",
+        "user_id",
+        "key",
+        "topic",
+        "event_time",
+        "created_at",
+        "published_at",
+        "partition",
+        "offset",
+        "replay_of",
+        "replay_id",
+        "error",
+    ];
+    output::one(context.output, &columns, &shown)?;
+    section("headers")?;
+    let names: Vec<&str> = shown.headers.0.iter().map(|(name, _)| *name).collect();
+    output::one(context.output, &names, &shown.headers)?;
+    section("payload")?;
+    output::one(
+        context.output,
+        &["value"],
+        &serde_json::json!({"value": shown.payload.get()}),
+    )?;
+    if let Some(dead) = &shown.dead_letter {
+        section("dead letter")?;
+        let columns = [
+            "error_class",
+            "error",
+            "died_at",
+            "resolution",
+            "resolved_at",
+            "resolved_by",
+            "reason",
+        ];
+        output::one(context.output, &columns, dead)?;
+    }
+    if !shown.replays.is_empty() {
+        section("replays")?;
+        output::rows(context.output, &COLUMNS, &shown.replays)?;
+    }
+    Ok(())
+}
+
+fn section(title: &str) -> Result<(), CliError> {
+    Ok(writeln!(std::io::stdout(), "\n{title}:")?)
+}
+
+async fn read_shown(id: i64, conn: &mut PgConnection) -> Result<Option<Shown>, CliError> {
+    let Some(message) = query::read_message(conn, id).await? else {
+        return Ok(None);
+    };
+    let Some(status) = query::read_status(conn, &[id]).await?.into_iter().next() else {
+        return Ok(None);
+    };
+    let mut headers = Vec::new();
+    for_each_header(&message, |name, value| headers.push((name, value.to_owned())));
+    let text = String::from_utf8_lossy(&message.payload).into_owned();
+    let payload = match RawValue::from_string(text) {
+        Ok(json) => json,
+        // Not by this program: shown as text all the same.
+        Err(_) => {
+            serde_json::value::to_raw_value(&String::from_utf8_lossy(&message.payload)).map_err(anyhow::Error::from)?
+        }
+    };
+    Ok(Some(Shown {
+        event_time: message.event_time,
+        user_id: query::read_owner(conn, message.job_id).await?,
+        headers: Headers(headers),
+        payload,
+        dead_letter: read_dead_letters(conn, &[id]).await?.into_iter().next(),
+        replays: query::list_replays_of(conn, id, REPLAYS_SHOWN).await?,
+        status,
+    }))
+}
+
+/// What `stats` prints.
+#[derive(Debug, Serialize)]
+struct Stats {
+    #[serde(flatten)]
+    overview: Overview,
+    /// Null: not paused.
+    paused: Option<Pause>,
+    partitions: Vec<PartitionStatus>,
+}
+
+async fn stats(context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
+    let stats = Stats {
+        overview: read_overview(conn).await?,
+        paused: read_pause(conn).await?,
+        partitions: list_partitions(conn).await?,
+    };
+    if context.output != Format::Table {
+        return output::one(context.output, &[], &stats);
+    }
+    if let Some(pause) = &stats.paused {
+        eprintln!("PAUSED since {} by {}: {}", pause.since, pause.by, pause.reason);
+    }
+    let columns = [
+        "pending",
+        "oldest_pending_age_seconds",
+        "published",
+        "dead",
+        "dead_retried",
+        "dead_discarded",
+        "leader",
+        "lease_until",
+        "checkpoint",
+        "fence",
+    ];
+    output::one(context.output, &columns, &stats)?;
+    section("partitions")?;
+    output::rows(
+        context.output,
+        &["name", "estimated_rows", "bytes", "bounds"],
+        &stats.partitions,
+    )
+}

@@ -1,0 +1,373 @@
+//! `dispatcher replay`: send messages again, as a recorded operation.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{
+    CliError, Context, Format,
+    operator::{Confirmation, Operator},
+    output,
+};
+use crate::outbox::replays::{
+    self, Change, Created, NewReplay, Preview, Replay, SelectError, Selection, Warning, Window,
+};
+
+/// Send messages again.
+#[derive(Debug, clap::Subcommand)]
+pub enum Args {
+    /// Start a replay: new messages with the same event ids, through the relay, at a rate
+    Create(Box<CreateArgs>),
+    /// List replays, newest first
+    List {
+        /// Rows on a page
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
+        limit: i64,
+        /// Continue behind this replay
+        #[arg(long, value_name = "ID")]
+        after: Option<Uuid>,
+    },
+    /// Show one replay and how far it is
+    Show {
+        /// The replay's id, or its operation id
+        id: String,
+    },
+    /// Stop a running replay for now
+    Pause(ChangeArgs),
+    /// Go on with a paused replay
+    Resume(ChangeArgs),
+    /// End a replay for good; what it has sent stays sent
+    Cancel(ChangeArgs),
+}
+
+/// Which replay.
+#[derive(Debug, clap::Args)]
+pub struct ChangeArgs {
+    /// The replay's id, or its operation id
+    id: String,
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+/// What to replay, and how.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("named").multiple(true).args(["job", "id"])
+    .conflicts_with_all(["from", "to", "key", "draft", "user", "dead_group"])))]
+#[command(group(clap::ArgGroup::new("any").multiple(true).required(true)
+    .args(["job", "id", "from", "to", "key", "draft", "user", "dead_group"])))]
+pub struct CreateArgs {
+    /// The first message of this job; may be repeated
+    #[arg(long, value_name = "UUID")]
+    job: Vec<Uuid>,
+    /// This message, which may be a replay itself; may be repeated
+    #[arg(long, value_name = "ID")]
+    id: Vec<i64>,
+    /// Messages written at this time or later, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    from: Option<DateTime<Utc>>,
+    /// Messages written before this time, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    to: Option<DateTime<Utc>>,
+    /// Messages with this Kafka key
+    #[arg(long, value_name = "UUID", conflicts_with = "draft")]
+    key: Option<Uuid>,
+    /// Messages of this event draft; its id is the Kafka key
+    #[arg(long, value_name = "UUID")]
+    draft: Option<Uuid>,
+    /// Messages of this user's jobs
+    #[arg(long, value_name = "UUID")]
+    user: Option<Uuid>,
+    /// Unresolved dead letters of this class
+    #[arg(long, value_name = "CLASS")]
+    dead_group: Option<String>,
+    /// Why: it is recorded
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Messages a second
+    #[arg(long, value_name = "N", default_value_t = replays::DEFAULT_RATE, value_parser = clap::value_parser!(i32).range(1..=1_000_000))]
+    rate: i32,
+    /// Only say what would be sent
+    #[arg(long)]
+    dry_run: bool,
+    /// A name for this operation: the same one starts nothing twice
+    #[arg(long, value_name = "TEXT")]
+    operation_id: Option<String>,
+    #[command(flatten)]
+    operator: Operator,
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    let mut conn = context.database().await?;
+    match args {
+        Args::Create(args) => create(args, context, &mut conn).await,
+        Args::List { limit, after } => {
+            let replays = replays::list_replays(&mut conn, *after, *limit).await?;
+            output::rows(context.output, &LIST_COLUMNS, &replays)?;
+            if let Some(last) = replays.last().filter(|_| replays.len() as i64 == *limit) {
+                eprintln!("there may be more: --after {}", last.id);
+            }
+            Ok(())
+        }
+        Args::Show { id } => {
+            let replay = find(&mut conn, id).await?;
+            print(context, &replay)
+        }
+        Args::Pause(args) => change(args, Change::Pause, context, &mut conn).await,
+        Args::Resume(args) => change(args, Change::Resume, context, &mut conn).await,
+        Args::Cancel(args) => change(args, Change::Cancel, context, &mut conn).await,
+    }
+}
+
+const LIST_COLUMNS: [&str; 8] = [
+    "id",
+    "state",
+    "matched",
+    "replayed",
+    "rate",
+    "requested_by",
+    "created_at",
+    "reason",
+];
+const COLUMNS: [&str; 14] = [
+    "id",
+    "operation_id",
+    "state",
+    "matched",
+    "replayed",
+    "rate",
+    "filter",
+    "reason",
+    "requested_by",
+    "created_at",
+    "changed_at",
+    "lower_bound",
+    "upper_bound",
+    "cursor",
+];
+
+fn print(context: &Context, replay: &Replay) -> Result<(), CliError> {
+    output::one(context.output, &COLUMNS, replay)
+}
+
+impl CreateArgs {
+    fn selection(&self) -> Result<Selection, CliError> {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && from >= to
+        {
+            return Err(CliError::Usage(format!("--from {from} is not before --to {to}")));
+        }
+        if self.reason.trim().is_empty() {
+            return Err(CliError::Usage("--reason is empty: say why".to_owned()));
+        }
+        let window = Window {
+            from: self.from,
+            to: self.to,
+            key: self.key.or(self.draft),
+            user: self.user,
+        };
+        Ok(if !self.job.is_empty() || !self.id.is_empty() {
+            Selection::Name {
+                jobs: self.job.clone(),
+                ids: self.id.clone(),
+            }
+        } else if let Some(class) = &self.dead_group {
+            Selection::Dead {
+                ids: Vec::new(),
+                class: Some(class.clone()),
+                window,
+            }
+        } else {
+            Selection::Window(window)
+        })
+    }
+}
+
+async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
+    let selection = args.selection()?;
+    if let Some(operation_id) = &args.operation_id
+        && let Some(existing) = replays::find_operation(conn, operation_id).await?
+    {
+        return already(&selection, &existing, context);
+    }
+    let preview = replays::preview_replay(conn, &selection).await?;
+    if args.dry_run {
+        for warning in &preview.warnings {
+            eprintln!("warning: {}", explain(warning));
+        }
+        return output::one(context.output, &PREVIEW_COLUMNS, &Previewed::from(&preview));
+    }
+    if preview.summary.count == 0 {
+        return Err(CliError::NotFound(
+            "nothing matches: no message would be sent".to_owned(),
+        ));
+    }
+    announce(&preview, args.rate);
+    let count = preview.summary.count.to_string();
+    args.confirmation
+        .ask(context, &format!("replay {count} messages"), &count)?;
+    let new = NewReplay {
+        operation_id: args.operation_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string()),
+        selection,
+        reason: args.reason.trim().to_owned(),
+        by: args.operator.name(),
+        rate: args.rate,
+    };
+    match replays::create_replay(conn, &new, &preview.summary).await? {
+        Created::New(replay) => {
+            eprintln!("the replay runs as soon as, and as long as, a service with a relay runs");
+            print(context, &replay)
+        }
+        Created::Existing(replay) => already(&new.selection, &replay, context),
+    }
+}
+
+/// The operation id was used before.
+fn already(asked: &Selection, existing: &Replay, context: &Context) -> Result<(), CliError> {
+    if *asked != existing.filter.0 {
+        return Err(CliError::Usage(format!(
+            "the operation id {:?} names another selection, of {}: take another id",
+            existing.operation_id, existing.created_at
+        )));
+    }
+    eprintln!(
+        "this operation exists since {}: nothing was started",
+        existing.created_at
+    );
+    print(context, existing)
+}
+
+const PREVIEW_COLUMNS: [&str; 8] = [
+    "count",
+    "keys",
+    "oldest",
+    "newest",
+    "dead",
+    "lower_bound",
+    "upper_bound",
+    "sample",
+];
+
+/// What `--dry-run` prints.
+#[derive(Debug, Serialize)]
+struct Previewed<'a> {
+    count: i64,
+    keys: i64,
+    oldest: Option<DateTime<Utc>>,
+    newest: Option<DateTime<Utc>>,
+    dead: i64,
+    lower_bound: i64,
+    upper_bound: i64,
+    /// The first few outbox ids.
+    sample: &'a [i64],
+    warnings: &'a [Warning],
+}
+
+impl<'a> From<&'a Preview> for Previewed<'a> {
+    fn from(preview: &'a Preview) -> Self {
+        let summary = &preview.summary;
+        Self {
+            count: summary.count,
+            keys: summary.keys,
+            oldest: summary.oldest,
+            newest: summary.newest,
+            dead: summary.dead,
+            lower_bound: summary.frozen.lower,
+            upper_bound: summary.frozen.upper,
+            sample: &preview.sample,
+            warnings: &preview.warnings,
+        }
+    }
+}
+
+fn announce(preview: &Preview, rate: i32) {
+    let summary = &preview.summary;
+    let time = |time: Option<DateTime<Utc>>| time.map_or_else(String::new, |time| time.to_rfc3339());
+    eprintln!(
+        "{} messages of {} event drafts, written from {} to {}; at {rate} a second that takes {}",
+        summary.count,
+        summary.keys,
+        time(summary.oldest),
+        time(summary.newest),
+        humantime::format_duration(std::time::Duration::from_secs(
+            (summary.count as u64).div_ceil(rate.unsigned_abs().into())
+        ))
+    );
+    if summary.dead > 0 {
+        eprintln!(
+            "{} of them are dead letters, which count as retried from then on",
+            summary.dead
+        );
+    }
+    for warning in &preview.warnings {
+        eprintln!("warning: {}", explain(warning));
+    }
+}
+
+fn explain(warning: &Warning) -> String {
+    match warning {
+        Warning::LaterMessages {
+            keys,
+            looked_up_to: None,
+        } => format!("{keys} event drafts have later messages: their consumers see the older content after the newer"),
+        Warning::LaterMessages {
+            keys,
+            looked_up_to: Some(id),
+        } => format!(
+            "{keys} event drafts or more have later messages (looked at up to {id}): their consumers see the older \
+             content after the newer"
+        ),
+        Warning::NewerDraft { drafts } => {
+            format!("{drafts} event drafts were edited since: the content of that time is sent, not today's")
+        }
+        Warning::StillPending { messages } => {
+            format!("{messages} of the messages have not been sent yet: they will be sent twice")
+        }
+    }
+}
+
+async fn find(conn: &mut PgConnection, id: &str) -> Result<Replay, CliError> {
+    if let Ok(id) = id.parse::<Uuid>()
+        && let Some(replay) = replays::read_replay(conn, id).await?
+    {
+        return Ok(replay);
+    }
+    replays::find_operation(conn, id)
+        .await?
+        .ok_or_else(|| CliError::NotFound(format!("there is no replay {id}: see `dispatcher replay list`")))
+}
+
+async fn change(args: &ChangeArgs, change: Change, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
+    let replay = find(conn, &args.id).await?;
+    let (_, to) = change.states();
+    args.confirmation
+        .ask_on_terminal(context, &format!("make the replay {} {to}", replay.id))?;
+    if let Some(changed) = replays::change_replay(conn, replay.id, change).await? {
+        return print(context, &changed);
+    }
+    let now = find(conn, &args.id).await?;
+    if now.state == to {
+        eprintln!("it is {to} already");
+        return print(context, &now);
+    }
+    if context.output == Format::Table {
+        eprintln!("{} of {} messages were sent", now.replayed, now.matched);
+    }
+    Err(CliError::Failed(anyhow::anyhow!(
+        "the replay is {}: it cannot become {to} any more",
+        now.state
+    )))
+}
+
+impl From<SelectError> for CliError {
+    fn from(error: SelectError) -> Self {
+        match error {
+            SelectError::Sql(error) => error.into(),
+            missing @ (SelectError::NoSuchJob(_) | SelectError::NoSuchMessage(_)) => {
+                Self::NotFound(missing.to_string())
+            }
+        }
+    }
+}
