@@ -13,14 +13,11 @@ mod batch;
 mod repeat;
 mod session;
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -69,7 +66,7 @@ pub struct IntakeOptions {
     /// The relay of this process.
     pub wake: Wake,
     /// Whether that relay leads; if not, the leader is told by NOTIFY.
-    pub leading: Arc<AtomicBool>,
+    pub leading: watch::Receiver<bool>,
     /// Counts outcomes and batch sizes.
     pub metrics: Arc<Metrics>,
 }

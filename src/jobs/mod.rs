@@ -1,13 +1,14 @@
 //! Jobs: accepting them, and what became of them.
 //!
 //! [`intake`] gathers requests, [`accept`] decides each, [`store`] commits, [`cache`] keeps Redis. Later
-//! [`status`] reads what became of a job.
+//! [`status`] reads what became of a job, and [`watch`] waits for it to change.
 
 pub mod accept;
 pub mod cache;
 pub mod intake;
 pub mod status;
 pub mod store;
+pub mod watch;
 
 use uuid::Uuid;
 

@@ -1,10 +1,11 @@
 //! What became of a job, and of its message: the body of GET.
 
-use std::{fmt::Write, sync::Arc};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -12,6 +13,9 @@ use super::{
     JobStatus,
     cache::{CachedJob, JobCache},
 };
+
+/// For the answer of PostgreSQL, after a connection of the pool was had.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A job as its owner sees it. `status` says what became of the job, `message` what became of its message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -124,8 +128,14 @@ impl JobView {
 
 /// The state could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the state of the job cannot be read: {0}")]
-pub struct StatusError(#[from] sqlx::Error);
+pub enum StatusError {
+    /// PostgreSQL said so, or cannot be reached.
+    #[error("the state of jobs cannot be read: {0}")]
+    Database(#[from] sqlx::Error),
+    /// PostgreSQL says nothing.
+    #[error("the state of jobs cannot be read: no answer within {READ_TIMEOUT:?}")]
+    Timeout,
+}
 
 /// Reads jobs. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -174,12 +184,17 @@ impl StatusReader {
 
     /// The jobs that there are, with their owners, in no order; from PostgreSQL alone.
     pub(super) async fn read_many(&self, job_ids: &[Uuid]) -> Result<Vec<(Uuid, JobView)>, StatusError> {
-        let rows = sqlx::query(FIND_JOBS)
+        let mut conn = self.pool.acquire().await?;
+        let query = sqlx::query(FIND_JOBS)
             .bind(job_ids)
             .bind(&*self.topic)
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(|row| view(row).map_err(StatusError)).collect()
+            .fetch_all(&mut *conn);
+        let Ok(rows) = timeout(READ_TIMEOUT, query).await else {
+            // It is in the middle of something.
+            conn.close_on_drop();
+            return Err(StatusError::Timeout);
+        };
+        Ok(rows?.iter().map(view).collect::<sqlx::Result<_>>()?)
     }
 }
 

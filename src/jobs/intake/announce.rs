@@ -1,16 +1,10 @@
 //! Tells the relay that there is something to read.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{Executor, PgConnection};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,7 +21,7 @@ const NOTIFY_EVERY: Duration = Duration::from_millis(5);
 #[derive(Debug, Clone)]
 pub(super) struct Announcer {
     wake: Wake,
-    leading: Arc<AtomicBool>,
+    leading: watch::Receiver<bool>,
     elsewhere: Arc<Notify>,
 }
 
@@ -47,7 +41,7 @@ impl Announcer {
     /// Rows were committed.
     pub(super) fn announce(&self) {
         self.wake.wake();
-        if !self.leading.load(Ordering::Relaxed) {
+        if !*self.leading.borrow() {
             self.elsewhere.notify_one();
         }
     }
