@@ -121,7 +121,7 @@ fn table() -> Table {
 fn write_table(out: &mut Vec<u8>, table: &Table) -> Result<(), CliError> {
     for line in table.lines() {
         // Each cell is padded on both sides.
-        writeln!(out, "{}", line.trim_end().trim_start_matches(' '))?;
+        writeln!(out, "{}", line.strip_prefix(' ').unwrap_or(&line).trim_end())?;
     }
     Ok(())
 }
