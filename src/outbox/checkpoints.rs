@@ -248,6 +248,11 @@ pub(crate) fn is_lost_race(error: &sqlx::Error) -> bool {
         .is_some_and(|e| matches!(e.code().as_deref(), Some("23505" | "23514")))
 }
 
+/// The newest checkpoint's number; zero when there is none.
+pub async fn newest_seq(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select coalesce(max(seq), 0) from outbox_checkpoints").fetch_one(conn).await
+}
+
 /// Writes the very first checkpoint, a base of nothing, unless there is one. `migrate` calls this.
 pub async fn write_first(conn: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query(

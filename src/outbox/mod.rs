@@ -3,6 +3,7 @@
 pub mod checkpoints;
 pub mod control;
 pub mod dead_letters;
+pub mod installation;
 pub mod overview;
 pub mod partitions;
 pub mod position;
@@ -10,5 +11,6 @@ pub mod query;
 pub mod record;
 pub mod replays;
 pub mod retention;
+pub mod schema;
 pub mod store;
 pub mod wake;

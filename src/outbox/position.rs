@@ -107,6 +107,13 @@ impl Position {
         Read::New
     }
 
+    /// The id was closed, and has a row all the same: it is a hole again, to be read and sent.
+    pub fn reopen(&mut self, id: i64) {
+        for set in [&mut self.closed, &mut self.closing, &mut self.passed, &mut self.seen] {
+            set.remove(id..id + 1);
+        }
+    }
+
     /// The id is published or dead.
     pub fn settle(&mut self, id: i64) {
         self.seen.insert(id..id + 1);

@@ -28,8 +28,11 @@ pub struct ReadRequest {
 pub struct ReadResult {
     /// Holes that have become visible and new rows, ascending by id.
     pub messages: Vec<OutboxMessage>,
-    /// There may be more rows above the last one.
+    /// There are more rows above the last one.
     pub full: bool,
+    /// The bytes did not suffice for all rows under holes; nothing above the first missing one is in
+    /// `messages`, and a hole that is not there may have a row.
+    pub cut_hole: bool,
     /// An operator has paused the relay: nothing of this may be handed over.
     pub paused: bool,
     /// The greatest id in the log.
@@ -60,9 +63,14 @@ macro_rules! read_statement {
              from outbox_control c
              union all
              select null, null, null, null, null, null,
-                m.id, m.event_id, m.job_id, m.key, m.event_time, m.created_at, m.replay_id, m.traceparent, m.payload
-             from unnest($2::bigint[]) hole(id) cross join lateral (
-                select * from outbox_messages m where m.id = hole.id offset 0
+                id, event_id, job_id, key, event_time, created_at, replay_id, traceparent,
+                case when bytes <= $4 or bytes = own then payload end
+             from (
+                select m.*, sum(octet_length(payload)) over (order by id rows unbounded preceding) as bytes,
+                       octet_length(payload) as own
+                from unnest($2::bigint[]) hole(id) cross join lateral (
+                    select * from outbox_messages m where m.id = hole.id offset 0
+                ) m
              ) m
              union all
              select null, null, null, null, null, null,
@@ -119,28 +127,30 @@ pub async fn read_messages(
     let mut result = ReadResult {
         messages: Vec::with_capacity(rows.len() - 1),
         full: false,
+        cut_hole: false,
         paused: control.try_get(2)?,
         max_id: control.try_get(3)?,
         oldest: control.try_get(4)?,
         dead: control.try_get(5)?,
         renewed: control.try_get(1)?,
     };
-    let mut new = 0;
     for row in &rows[1..] {
-        let message = message_from(row)?;
-        new += i64::from(message.id > request.above);
+        // Rows under holes come first, ascending, then new rows, ascending.
+        let Some(message) = message_from(row)? else {
+            result.cut_hole = true;
+            return Ok(result);
+        };
         result.messages.push(message);
     }
-    // Fewer rows than asked for may also mean that the bytes were used up.
-    result.full = new > 0 && (new == request.rows || result.messages.iter().map(|m| m.id).max() < Some(result.max_id));
-    // Holes come before the new rows, but not in order among themselves.
-    result.messages.sort_by_key(|m| m.id);
+    let last = result.messages.last().map_or(request.above, |m| m.id.max(request.above));
+    result.full = request.rows > 0 && last < result.max_id;
     Ok(result)
 }
 
-/// From the columns of the read statement.
-fn message_from(row: &PgRow) -> sqlx::Result<OutboxMessage> {
-    Ok(OutboxMessage {
+/// From the columns of the read statement; none when its payload was left out.
+fn message_from(row: &PgRow) -> sqlx::Result<Option<OutboxMessage>> {
+    let Some(payload) = row.try_get(14)? else { return Ok(None) };
+    Ok(Some(OutboxMessage {
         id: row.try_get(6)?,
         event_id: row.try_get(7)?,
         job_id: row.try_get(8)?,
@@ -149,8 +159,8 @@ fn message_from(row: &PgRow) -> sqlx::Result<OutboxMessage> {
         created_at: row.try_get(11)?,
         replay_id: row.try_get(12)?,
         traceparent: row.try_get(13)?,
-        payload: row.try_get(14)?,
-    })
+        payload,
+    }))
 }
 
 /// Which of these ids have a row, and its event id.

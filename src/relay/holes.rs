@@ -118,10 +118,6 @@ impl HoleWatch {
         }
     }
 
-    /// How long the holes have been there, in reads.
-    pub fn reads(&self) -> u32 {
-        self.reads
-    }
 }
 
 /// `virtualtransaction` of a prepared transaction: it belongs to no backend.
@@ -218,6 +214,6 @@ mod tests {
         w.looked(&holes(&[7]), drawers(&["3/1"]));
         assert!(w.read(&holes(&[])).is_empty());
         assert_eq!(w.next(), Next::Read);
-        assert_eq!(w.reads(), 0);
+        assert_eq!(w.reads, 0);
     }
 }

@@ -1,2 +1,176 @@
-//! The relay.
-pub mod holes;
+//! The relay: the one mover from the outbox to Kafka.
+//!
+//! Every replica runs it; one leads. Read aloud, its life is: stand by until the lease can be taken
+//! ([`standby`]), begin ([`start`]), then read, hand over, collect reports, write checkpoints ([`leader`])
+//! until something ends the term; then from the front again. [`holes`], [`breaker`] and [`window`] decide
+//! and know nothing of the world.
+
+mod breaker;
+mod holes;
+mod leader;
+mod standby;
+mod start;
+mod upkeep;
+mod window;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    config,
+    outbox::{checkpoints::CheckpointError, record::RecordLimit, wake::Wake},
+    telemetry::Metrics,
+};
+
+/// Payload bytes that are read or handed over and not acknowledged, at most: with [`config::Relay::window`]
+/// it bounds the relay's memory, whatever the backlog.
+pub(crate) const WINDOW_BYTES: usize = 64 << 20;
+/// For one statement of the relay. A server that does not answer within it counts as lost.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two terms that ended with an error: it doubles from the first to the second.
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What the relay is given.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    /// PostgreSQL; the relay has connections of its own.
+    pub database: PgConnectOptions,
+    /// Kafka.
+    pub kafka: config::Kafka,
+    /// Lease, window, delivery.
+    pub options: config::Relay,
+    /// `outbox.partition_rows`.
+    pub partition_rows: i64,
+    /// `replica.name` and a UUID of this start of the process.
+    pub leader: String,
+    /// Where its gauges are.
+    pub metrics: Arc<Metrics>,
+    /// Rung by accepting in this process, and by the listener for other replicas.
+    pub wake: Wake,
+    /// The topic's limit, shared with accepting.
+    pub limit: RecordLimit,
+    /// True while this replica leads.
+    pub leading: Arc<AtomicBool>,
+    /// On a graceful stop: how long to wait for what was handed over.
+    pub drain: Duration,
+}
+
+impl Relay {
+    /// The name under which this start of the process leads.
+    pub fn leader_name(replica: &str) -> String {
+        format!("{replica}/{}", Uuid::new_v4())
+    }
+
+    /// A connection with the relay's session settings.
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        let options = self
+            .database
+            .clone()
+            .application_name("dispatcher relay")
+            .options([
+                // A plan that was made while the log was empty must stay good when it is not.
+                ("plan_cache_mode", "force_generic_plan"),
+                ("enable_seqscan", "off"),
+                ("max_parallel_workers_per_gather", "0"),
+                ("idle_in_transaction_session_timeout", "30s"),
+            ]);
+        within(async {
+            let mut conn = options.connect().await?;
+            conn.ping().await?;
+            Ok(conn)
+        })
+        .await
+    }
+}
+
+/// Bounds a database call.
+async fn within<T, E: From<sqlx::Error>>(call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    match tokio::time::timeout(DATABASE_TIMEOUT, call).await {
+        Ok(done) => done,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
+    }
+}
+
+/// How a term ended.
+#[derive(Debug)]
+enum End {
+    /// Gracefully, on request: nothing more to do.
+    Stopped,
+    /// Somebody else leads.
+    LostLease,
+    /// Begin again; the reason, for people.
+    Restart(String),
+}
+
+impl From<CheckpointError> for End {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::LostLease(_) => Self::LostLease,
+            other => Self::Restart(other.to_string()),
+        }
+    }
+}
+
+impl From<sqlx::Error> for End {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Restart(format!("database: {error}"))
+    }
+}
+
+/// What outlives a term, in this process: it concerns Kafka, not the log.
+#[derive(Debug, Default)]
+struct Memory {
+    breaker: breaker::Breaker,
+    /// Ids up to this one are handed over one at a time: a batch among them was refused.
+    one_at_a_time_to: i64,
+}
+
+/// Relays until `cancel`, then drains and gives the lease back. Never gives up: an error ends the term, not
+/// the relay.
+pub async fn run(relay: Relay, cancel: CancellationToken) {
+    let mut memory = Memory::default();
+    let mut pause = RESTART_PAUSE.0;
+    while !cancel.is_cancelled() {
+        let began = Instant::now();
+        let end = term(&relay, &mut memory, &cancel).await;
+        relay.leading.store(false, Ordering::Relaxed);
+        relay.metrics.leading.set(0);
+        match end {
+            End::Stopped => return,
+            End::LostLease => tracing::warn!("another replica has taken the lease over; standing by"),
+            End::Restart(reason) => tracing::warn!(reason, "the relay begins again"),
+        }
+        if began.elapsed() > RESTART_PAUSE.1 * 5 {
+            pause = RESTART_PAUSE.0;
+        }
+        // Jitter keeps replicas from knocking together.
+        let wait = pause.mul_f64(rand::random_range(0.5..1.0));
+        if cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
+        pause = (pause * 2).min(RESTART_PAUSE.1);
+    }
+}
+
+/// One term: from standing by to whatever ends it.
+async fn term(relay: &Relay, memory: &mut Memory, cancel: &CancellationToken) -> End {
+    let began = async {
+        let (db, lease, lease_ends) = standby::stand_by(relay, cancel).await?;
+        relay.leading.store(true, Ordering::Relaxed);
+        relay.metrics.leading.set(1);
+        start::start(relay, db, lease, lease_ends, cancel).await
+    };
+    match began.await {
+        Ok(started) => leader::lead(relay, memory, started, cancel).await,
+        Err(end) => end,
+    }
+}

@@ -1,0 +1,237 @@
+//! The one way to begin: after a crash, a hand-over, a lost connection, a fatal producer error or a lost
+//! lease. Nothing of memory is kept.
+//!
+//! Take over, read base and rows, make a new producer and warm it up, read each partition's tail, settle
+//! what is found. What the tail read cannot see is still on the wire: hence the window in the promise.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::PgConnection;
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+
+use super::{End, Relay, WINDOW_BYTES};
+use crate::{
+    outbox::{
+        checkpoints::{self, Entry, Lease, Receipt},
+        installation, partitions,
+        position::Position,
+        store,
+    },
+    publish::{
+        kafka::Producer,
+        tail::{self, Found, Tail},
+        topic::TopicInspector,
+    },
+};
+
+/// Ids that one statement compares with the rows.
+const COMPARED_AT_ONCE: usize = 10_000;
+/// Closed ids that are looked at again at a start: a row under one of them is an alarm, and is sent.
+const CLOSED_CHECKED: usize = 100_000;
+/// Between two tries while Kafka cannot be used.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// All that a leader needs.
+pub(super) struct Started {
+    pub db: PgConnection,
+    pub lease: Lease,
+    pub lease_ends: Instant,
+    pub position: Position,
+    pub next_offsets: Vec<i64>,
+    pub producer: Producer,
+    pub outbox_end: i64,
+    pub checkpoints_end: i64,
+}
+
+/// Begins with a lease that was just taken. Keeps it alive all the while; an outage of Kafka is waited out.
+pub(super) async fn start(
+    relay: &Relay,
+    mut db: PgConnection,
+    mut lease: Lease,
+    mut lease_ends: Instant,
+    cancel: &CancellationToken,
+) -> Result<Started, End> {
+    relay.metrics.producer_starts_total.inc();
+    let checkpoints_end = partitions::ensure_checkpoints(&mut db, lease.seq).await?;
+    let outbox_end = partitions::ensure_outbox(&mut db, relay.partition_rows).await?;
+    partitions::ensure_jobs(&mut db, chrono::Utc::now()).await?;
+
+    let beginning = checkpoints::read_position(&mut db, &lease).await?;
+    let mut position = beginning.position;
+    reopen_wrongly_closed(relay, &mut db, &mut position).await?;
+    let oldest_unsettled = store::read_oldest_unsettled(&mut db).await?;
+    let known = installation::read(&mut db).await?;
+
+    let mut complained: Option<String> = None;
+    let (producer, tail, found) = loop {
+        let passed = position.passed().clone();
+        let kafka_part = open_kafka(relay, known.clone(), beginning.next_offsets.clone(), oldest_unsettled, passed);
+        let opened = keep_alive(&mut db, &mut lease, &mut lease_ends, &beginning.next_offsets, kafka_part, cancel).await?;
+        match opened {
+            Ok(opened) => break opened,
+            Err(reason) => {
+                relay.metrics.breaker_open.set(1);
+                if complained.as_ref() != Some(&reason) {
+                    tracing::warn!(reason, "kafka cannot be used; accepting goes on, publishing waits");
+                    complained = Some(reason);
+                }
+                let pause = tokio::time::sleep(RETRY_AFTER);
+                keep_alive(&mut db, &mut lease, &mut lease_ends, &beginning.next_offsets, pause, cancel).await?;
+            }
+        }
+    };
+    relay.metrics.breaker_open.set(0);
+    installation::record(&mut db, &relay.kafka.topic, tail.cluster_id.as_deref()).await?;
+
+    let mut entry = Entry { next_offsets: tail.tail.next_offsets.clone(), ..Entry::default() };
+    settle_found(&mut db, &mut position, found, &mut entry).await?;
+    entry.changes = position.take_changes();
+    entry.base = Some((position.passed().clone(), position.closed().clone()));
+    let sent_at = Instant::now();
+    checkpoints::append(&mut db, &mut lease, &entry, false).await?;
+    lease_ends = sent_at + lease.length;
+    tracing::info!(
+        fence = lease.fence,
+        tail_records = tail.tail.read,
+        found_unrecorded = entry.receipts.len(),
+        frontier = position.frontier(),
+        "leading"
+    );
+    Ok(Started {
+        db,
+        lease,
+        lease_ends,
+        position,
+        next_offsets: entry.next_offsets,
+        producer,
+        outbox_end,
+        checkpoints_end,
+    })
+}
+
+/// A row under a closed id: the closing was wrong. It reads as pending, raises an alarm and is sent.
+async fn reopen_wrongly_closed(relay: &Relay, db: &mut PgConnection, position: &mut Position) -> Result<(), End> {
+    let newest: Vec<i64> = {
+        let closed: Vec<i64> = position.closed().iter().cloned().flatten().collect();
+        closed[closed.len().saturating_sub(CLOSED_CHECKED)..].to_vec()
+    };
+    for ids in newest.chunks(COMPARED_AT_ONCE) {
+        for (id, _) in store::read_event_ids(db, ids).await? {
+            position.reopen(id);
+            relay.metrics.wrongly_closed_holes_total.inc();
+            tracing::error!(id, "a row has shown up under an id that was closed as a hole; it is sent now");
+        }
+    }
+    Ok(())
+}
+
+/// What of the tail belongs to an unsettled row: only where both ids agree.
+async fn settle_found(
+    db: &mut PgConnection,
+    position: &mut Position,
+    found: Vec<Found>,
+    entry: &mut Entry,
+) -> Result<(), End> {
+    for chunk in found.chunks(COMPARED_AT_ONCE) {
+        let ids: Vec<i64> = chunk.iter().map(|f| f.outbox_id).collect();
+        let rows: HashMap<i64, uuid::Uuid> = store::read_event_ids(db, &ids).await?.into_iter().collect();
+        for f in chunk {
+            if rows.get(&f.outbox_id) == Some(&f.event_id) && !position.has_passed(f.outbox_id) {
+                position.settle(f.outbox_id);
+                entry.receipts.push(Receipt { id: f.outbox_id, partition: f.partition, offset: f.offset });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The tail, and which cluster it came from.
+struct ReadTail {
+    tail: Tail,
+    cluster_id: Option<String>,
+}
+
+type Opened = Result<(Producer, ReadTail, Vec<Found>), String>;
+
+/// Everything of the start that speaks to Kafka. The error is the reason, for people.
+async fn open_kafka(
+    relay: &Relay,
+    known: installation::Installation,
+    next_offsets: Vec<i64>,
+    oldest_unsettled: Option<chrono::DateTime<chrono::Utc>>,
+    passed: crate::outbox::position::Ids,
+) -> Opened {
+    let inspector = TopicInspector::new(&relay.kafka).map_err(|e| e.to_string())?;
+    if let Ok(limit) = inspector.record_limit().await {
+        relay.limit.set(limit);
+    }
+    let (kafka, window, limit) = (relay.kafka.clone(), relay.options.window, relay.limit.get());
+    let guard = Cancel(Arc::new(AtomicBool::new(false)));
+    let cancelled = Arc::clone(&guard.0);
+    tokio::task::spawn_blocking(move || {
+        let producer = Producer::new(&kafka, window, WINDOW_BYTES, limit).map_err(|e| e.to_string())?;
+        producer.warm_up().map_err(|e| with_detail(&e.to_string(), producer.reports().last_error()))?;
+        let cluster_id = inspector.cluster_id();
+        known.check(&kafka.topic, cluster_id.as_deref()).map_err(|e| e.to_string())?;
+        // One record for each id: the first appearance is the receipt.
+        let mut found = HashMap::new();
+        let tail = tail::read_tail(&kafka, &next_offsets, oldest_unsettled, &cancelled, |f| {
+            if !passed.contains(&f.outbox_id) {
+                found.entry((f.outbox_id, f.event_id)).or_insert(f);
+            }
+        })
+        .map_err(|e| e.to_string())?;
+        Ok((producer, ReadTail { tail, cluster_id }, found.into_values().collect()))
+    })
+    .await
+    .unwrap_or_else(|e: JoinError| Err(e.to_string()))
+}
+
+fn with_detail(error: &str, detail: Option<String>) -> String {
+    detail.map_or_else(|| error.to_owned(), |d| format!("{error}: {d}"))
+}
+
+/// Tells the blocking part to end when the future is dropped.
+struct Cancel(Arc<AtomicBool>);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits for `work` and prolongs the lease meanwhile.
+async fn keep_alive<T>(
+    db: &mut PgConnection,
+    lease: &mut Lease,
+    lease_ends: &mut Instant,
+    next_offsets: &[i64],
+    work: impl Future<Output = T>,
+    cancel: &CancellationToken,
+) -> Result<T, End> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            () = cancel.cancelled() => {
+                let entry = Entry { next_offsets: next_offsets.to_vec(), ..Entry::default() };
+                checkpoints::append(db, lease, &entry, true).await?;
+                return Err(End::Stopped);
+            }
+            () = tokio::time::sleep(lease.length / 3) => {
+                let sent_at = Instant::now();
+                let entry = Entry { next_offsets: next_offsets.to_vec(), ..Entry::default() };
+                checkpoints::append(db, lease, &entry, false).await?;
+                *lease_ends = sent_at + lease.length;
+            }
+        }
+    }
+}

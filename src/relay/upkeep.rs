@@ -1,0 +1,100 @@
+//! What a leader does beside moving messages: partitions ahead, and listening for other replicas.
+
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Relay;
+use crate::outbox::partitions::{self, CHECKPOINT_PARTITION_SEQS};
+
+/// The channel on which replicas that do not lead say that they have accepted something.
+pub const NOTIFY_CHANNEL: &str = "outbox";
+/// The next days' partitions are looked after this often.
+const DAYS_EVERY: Duration = Duration::from_secs(3600);
+/// After a failure.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Ends (exclusive) of what is ready.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ready {
+    pub outbox: i64,
+    pub checkpoints: i64,
+}
+
+/// Makes partitions ahead of their use, each on a connection of its own and only when one is due: an idle
+/// leader spends no statement on it.
+pub(super) struct Upkeep {
+    ready: Ready,
+    days_due: Instant,
+    not_before: Instant,
+    running: Option<AbortOnDropHandle<sqlx::Result<Ready>>>,
+}
+
+impl Upkeep {
+    pub fn new(ready: Ready) -> Self {
+        let now = Instant::now();
+        Self { ready, days_due: now + DAYS_EVERY, not_before: now, running: None }
+    }
+
+    /// Starts or collects the work, when there is some. Never waits.
+    pub async fn tend(&mut self, relay: &Relay, max_id: i64, seq: i64) {
+        let now = Instant::now();
+        if let Some(running) = self.running.take_if(|r| r.is_finished()) {
+            match running.await {
+                Ok(Ok(ready)) => {
+                    self.ready = ready;
+                    self.days_due = now + DAYS_EVERY;
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "making partitions ahead failed; it is tried again");
+                    self.not_before = now + RETRY_AFTER;
+                }
+                Err(error) => tracing::error!(%error, "the partition maker died"),
+            }
+        }
+        let due = max_id + relay.partition_rows / 2 >= self.ready.outbox
+            || seq + CHECKPOINT_PARTITION_SEQS / 2 >= self.ready.checkpoints
+            || now >= self.days_due;
+        if due && self.running.is_none() && now >= self.not_before {
+            let relay = relay.clone();
+            self.running = Some(AbortOnDropHandle::new(tokio::spawn(async move { make(&relay, seq).await })));
+        }
+    }
+}
+
+async fn make(relay: &Relay, seq: i64) -> sqlx::Result<Ready> {
+    let mut db = relay.connect().await?;
+    partitions::ensure_jobs(&mut db, chrono::Utc::now()).await?;
+    Ok(Ready {
+        outbox: partitions::ensure_outbox(&mut db, relay.partition_rows).await?,
+        checkpoints: partitions::ensure_checkpoints(&mut db, seq).await?,
+    })
+}
+
+/// Rings the relay's wake for every notification of another replica. Notifications are lost while the
+/// connection is; the poll is the net below.
+pub(super) fn listen(relay: &Relay) -> AbortOnDropHandle<()> {
+    let relay = relay.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            if let Err(error) = listen_once(&relay).await {
+                tracing::debug!(%error, "listening for other replicas failed");
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }))
+}
+
+async fn listen_once(relay: &Relay) -> sqlx::Result<()> {
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(relay.database.clone().application_name("dispatcher relay listener"))
+        .await?;
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen(NOTIFY_CHANNEL).await?;
+    while listener.try_recv().await?.is_some() {
+        relay.wake.wake();
+    }
+    Ok(())
+}
