@@ -186,3 +186,16 @@ impl Metrics {
         out
     }
 }
+
+/// Sends the log to standard error, as `log.format` and `log.filter` say. Called once; a second call is
+/// ignored, for a host of several services in one process.
+pub fn init_logs(log: &crate::config::Log) {
+    let filter = tracing_subscriber::EnvFilter::new(&log.filter);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let _ = match log.format {
+        crate::config::LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        crate::config::LogFormat::Pretty => builder.try_init(),
+    };
+}

@@ -7,12 +7,14 @@ pub mod config;
 mod context;
 pub mod dead;
 mod error;
+pub mod migrate;
 pub mod operator;
 pub mod outbox;
 pub mod output;
 pub mod pause;
 pub mod replay;
 pub mod retain;
+pub mod serve;
 pub mod token;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -60,6 +62,10 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring the schema up to date
+    Migrate,
+    /// Run the service
+    Serve(serve::Args),
     /// Sign a token with the configured secret, for development
     Token(token::Args),
     /// Check or show the configuration
@@ -109,6 +115,8 @@ async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
     // Commands that need no configuration must not fail over it.
     let context = || Config::load(&sources).map(|config| Context::new(config, global.output));
     match command {
+        Command::Migrate => migrate::run(&context()?).await,
+        Command::Serve(args) => serve::run(&args, &context()?).await,
         Command::Token(args) => token::run(&args, &context()?),
         Command::Config(args) => config::run(&args, &sources, global.output),
         Command::Outbox(args) => outbox::run(&args, &context()?).await,

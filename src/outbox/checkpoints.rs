@@ -250,7 +250,9 @@ pub(crate) fn is_lost_race(error: &sqlx::Error) -> bool {
 
 /// The newest checkpoint's number; zero when there is none.
 pub async fn newest_seq(conn: &mut PgConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar("select coalesce(max(seq), 0) from outbox_checkpoints").fetch_one(conn).await
+    sqlx::query_scalar("select coalesce(max(seq), 0) from outbox_checkpoints")
+        .fetch_one(conn)
+        .await
 }
 
 /// Writes the very first checkpoint, a base of nothing, unless there is one. `migrate` calls this.

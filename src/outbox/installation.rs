@@ -47,7 +47,9 @@ impl Installation {
 
 /// Reads it.
 pub async fn read(conn: &mut PgConnection) -> sqlx::Result<Installation> {
-    sqlx::query_as("select installation_id, topic, cluster_id from installation").fetch_one(conn).await
+    sqlx::query_as("select installation_id, topic, cluster_id from installation")
+        .fetch_one(conn)
+        .await
 }
 
 /// Records what was seen, where nothing was recorded.
@@ -66,7 +68,10 @@ pub async fn record(conn: &mut PgConnection, topic: &str, cluster_id: Option<&st
 /// Forgets the recorded identity: the next start records what it sees. The position's offsets belong to the
 /// old log; the tail read notices that they are out of range, or begins by time.
 pub async fn accept_identity(conn: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query("update installation set topic = null, cluster_id = null").execute(conn).await.map(|_| ())
+    sqlx::query("update installation set topic = null, cluster_id = null")
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 #[cfg(test)]
@@ -82,9 +87,19 @@ mod tests {
         };
         assert!(known.check("image-job-topic", Some("a")).is_ok());
         assert!(known.check("image-job-topic", None).is_ok());
-        assert!(known.check("image-job-topic", Some("b")).unwrap_err().to_string().contains("--accept-identity"));
+        assert!(
+            known
+                .check("image-job-topic", Some("b"))
+                .unwrap_err()
+                .to_string()
+                .contains("--accept-identity")
+        );
         assert!(known.check("other", Some("a")).is_err());
-        let fresh = Installation { topic: None, cluster_id: None, ..known };
+        let fresh = Installation {
+            topic: None,
+            cluster_id: None,
+            ..known
+        };
         assert!(fresh.check("other", Some("b")).is_ok());
     }
 }

@@ -19,7 +19,9 @@ pub enum SchemaError {
     #[error("the schema is made for version {0} of this program or newer, and this is {1}: deploy a newer program")]
     TooNew(i64, i64),
     /// The sequence hands out ids in advance: holes would be closed that are still to be filled.
-    #[error("the cache of sequence outbox_messages_id_seq is {0} and must be 1: alter sequence outbox_messages_id_seq cache 1")]
+    #[error(
+        "the cache of sequence outbox_messages_id_seq is {0} and must be 1: alter sequence outbox_messages_id_seq cache 1"
+    )]
     SequenceCache(i64),
     /// The server is too old.
     #[error("PostgreSQL {0} is too old: 15 or newer is needed")]
@@ -52,11 +54,15 @@ pub async fn migrate(conn: &mut PgConnection, partition_rows: i64) -> anyhow::Re
 
 /// Refuses a schema that this program cannot work with.
 pub async fn check(conn: &mut PgConnection) -> Result<(), SchemaError> {
-    let server: i32 = sqlx::query_scalar("select current_setting('server_version_num')::int / 10000").fetch_one(&mut *conn).await?;
+    let server: i32 = sqlx::query_scalar("select current_setting('server_version_num')::int / 10000")
+        .fetch_one(&mut *conn)
+        .await?;
     if server < 15 {
         return Err(SchemaError::ServerTooOld(server));
     }
-    let there: bool = sqlx::query_scalar("select to_regclass('schema_compatibility') is not null").fetch_one(&mut *conn).await?;
+    let there: bool = sqlx::query_scalar("select to_regclass('schema_compatibility') is not null")
+        .fetch_one(&mut *conn)
+        .await?;
     if !there {
         return Err(SchemaError::Missing);
     }
@@ -71,7 +77,9 @@ pub async fn check(conn: &mut PgConnection) -> Result<(), SchemaError> {
         Some(_) => {}
     }
     let cache: i64 =
-        sqlx::query_scalar("select seqcache from pg_sequence where seqrelid = 'outbox_messages_id_seq'::regclass").fetch_one(conn).await?;
+        sqlx::query_scalar("select seqcache from pg_sequence where seqrelid = 'outbox_messages_id_seq'::regclass")
+            .fetch_one(conn)
+            .await?;
     if cache != 1 {
         return Err(SchemaError::SequenceCache(cache));
     }

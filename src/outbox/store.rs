@@ -142,14 +142,19 @@ pub async fn read_messages(
         };
         result.messages.push(message);
     }
-    let last = result.messages.last().map_or(request.above, |m| m.id.max(request.above));
+    let last = result
+        .messages
+        .last()
+        .map_or(request.above, |m| m.id.max(request.above));
     result.full = request.rows > 0 && last < result.max_id;
     Ok(result)
 }
 
 /// From the columns of the read statement; none when its payload was left out.
 fn message_from(row: &PgRow) -> sqlx::Result<Option<OutboxMessage>> {
-    let Some(payload) = row.try_get(14)? else { return Ok(None) };
+    let Some(payload) = row.try_get(14)? else {
+        return Ok(None);
+    };
     Ok(Some(OutboxMessage {
         id: row.try_get(6)?,
         event_id: row.try_get(7)?,

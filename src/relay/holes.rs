@@ -117,7 +117,6 @@ impl HoleWatch {
             }
         }
     }
-
 }
 
 /// `virtualtransaction` of a prepared transaction: it belongs to no backend.

@@ -63,7 +63,11 @@ type Writing = AbortOnDropHandle<(PgConnection, Lease, Result<(), CheckpointErro
 
 /// What the reading connection was asked for.
 enum ReadAnswer {
-    Rows { result: ReadResult, asked: BTreeSet<i64>, sent_at: Instant },
+    Rows {
+        result: ReadResult,
+        asked: BTreeSet<i64>,
+        sent_at: Instant,
+    },
     Drawers(Drawers),
 }
 
@@ -117,8 +121,10 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
         Err(error) => return error.into(),
     };
     let _listener = upkeep::listen(relay);
-    let mut upkeep =
-        Upkeep::new(Ready { outbox: started.outbox_end, checkpoints: started.checkpoints_end });
+    let mut upkeep = Upkeep::new(Ready {
+        outbox: started.outbox_end,
+        checkpoints: started.checkpoints_end,
+    });
     let now = Instant::now();
     let mut leader = Leader {
         relay,
@@ -220,17 +226,35 @@ impl Leader<'_> {
         }
 
         let holes: BTreeSet<i64> = self.position.holes().take(HOLES_PER_READ).collect();
-        let room = if self.paused { 0 } else { self.relay.options.window.saturating_sub(self.unrecorded + self.ready.len()) };
-        let room_bytes = WINDOW_BYTES.saturating_sub(self.window.bytes() + self.ready_bytes).min(READ_BYTES);
-        let rows = if holes.len() == HOLES_PER_READ || room_bytes == 0 { 0 } else { room.min(READ_ROWS) };
+        let room = if self.paused {
+            0
+        } else {
+            self.relay
+                .options
+                .window
+                .saturating_sub(self.unrecorded + self.ready.len())
+        };
+        let room_bytes = WINDOW_BYTES
+            .saturating_sub(self.window.bytes() + self.ready_bytes)
+            .min(READ_BYTES);
+        let rows = if holes.len() == HOLES_PER_READ || room_bytes == 0 {
+            0
+        } else {
+            room.min(READ_ROWS)
+        };
         if rows == 0 && !due {
             return;
         }
         // An idle leader prolongs its lease with the statement that polls. While a checkpoint is on its way,
         // that one does it.
         let half = self.lease.length / 2;
-        let renew = self.writing.is_none() && self.lease_ends <= now + half && self.lease.seq - self.last_base < BASE_EVERY;
-        let mut asked: Vec<i64> = if room == 0 || room_bytes == 0 { Vec::new() } else { holes.iter().copied().collect() };
+        let renew =
+            self.writing.is_none() && self.lease_ends <= now + half && self.lease.seq - self.last_base < BASE_EVERY;
+        let mut asked: Vec<i64> = if room == 0 || room_bytes == 0 {
+            Vec::new()
+        } else {
+            holes.iter().copied().collect()
+        };
         asked.extend(&self.recently_closed);
         let request = ReadRequest {
             above: self.position.read_to(),
@@ -240,7 +264,11 @@ impl Leader<'_> {
             oldest_from: self.position.frontier() + 1,
         };
         let (lease, next_offsets) = (self.lease.clone(), self.next_offsets.clone());
-        let asked = if room == 0 || room_bytes == 0 { BTreeSet::new() } else { holes };
+        let asked = if room == 0 || room_bytes == 0 {
+            BTreeSet::new()
+        } else {
+            holes
+        };
         let Some(mut conn) = self.reader.take() else { return };
         self.more = false;
         self.read_renews = renew;
@@ -278,7 +306,12 @@ impl Leader<'_> {
                 self.set_paused(result.paused);
                 self.take_rows(result, &asked);
                 let poll = POLL_EVERY.min(self.lease.length / 3);
-                self.next_read = now + if self.position.hole_count() > 0 { self.holes_poll().min(poll) } else { poll };
+                self.next_read = now
+                    + if self.position.hole_count() > 0 {
+                        self.holes_poll().min(poll)
+                    } else {
+                        poll
+                    };
             }
         }
         self.reader = Some(conn);
@@ -286,7 +319,10 @@ impl Leader<'_> {
     }
 
     fn holes_poll(&self) -> Duration {
-        HOLES_POLL.0.saturating_mul(1 << self.idle_reads.min(16)).min(HOLES_POLL.1)
+        HOLES_POLL
+            .0
+            .saturating_mul(1 << self.idle_reads.min(16))
+            .min(HOLES_POLL.1)
     }
 
     /// Takes the rows of one read into the position, and hands them to [`Leader::hand_over_ready`].
@@ -302,7 +338,10 @@ impl Leader<'_> {
                 Read::New => {}
                 Read::WronglyClosed => {
                     self.relay.metrics.wrongly_closed_holes_total.inc();
-                    tracing::error!(id = message.id, "a row has shown up under an id that was closed as a hole; it is sent now");
+                    tracing::error!(
+                        id = message.id,
+                        "a row has shown up under an id that was closed as a hole; it is sent now"
+                    );
                 }
             }
             news += 1;
@@ -366,10 +405,17 @@ impl Leader<'_> {
             if size > limit {
                 let id = message.id;
                 self.pop_ready();
-                self.bury(id, "message-too-large", format!("the record has {size} bytes, and the topic takes {limit}"), now);
+                self.bury(
+                    id,
+                    "message-too-large",
+                    format!("the record has {size} bytes, and the topic takes {limit}"),
+                    now,
+                );
                 continue;
             }
-            let Some(slot) = self.window.enter(message, now) else { return Ok(()) };
+            let Some(slot) = self.window.enter(message, now) else {
+                return Ok(());
+            };
             match self.producer.hand_over(message, slot) {
                 Ok(()) => {
                     self.unrecorded += 1;
@@ -402,7 +448,11 @@ impl Leader<'_> {
     /// handed over.
     fn bury(&mut self, id: i64, class: &'static str, error: String, now: Instant) {
         tracing::error!(id, class, error, "a message is refused for good: it is a dead letter");
-        self.relay.metrics.publish_failures_total.get_or_create(&ErrorClass { error_class: class }).inc();
+        self.relay
+            .metrics
+            .publish_failures_total
+            .get_or_create(&ErrorClass { error_class: class })
+            .inc();
         self.memory.breaker.refused(now);
         self.position.settle(id);
         self.dead.push(DeadLetter { id, class, error });
@@ -424,10 +474,16 @@ impl Leader<'_> {
                 Ok(placed) => {
                     taken += 1;
                     self.position.settle(sent.id);
-                    self.receipts.push(Receipt { id: sent.id, partition: placed.partition, offset: placed.offset });
+                    self.receipts.push(Receipt {
+                        id: sent.id,
+                        partition: placed.partition,
+                        offset: placed.offset,
+                    });
                     let metrics = &self.relay.metrics;
                     metrics.publish_duration_seconds.observe((now - sent.at).as_secs_f64());
-                    metrics.end_to_end_latency_seconds.observe((wall - sent.event_time).as_seconds_f64().max(0.0));
+                    metrics
+                        .end_to_end_latency_seconds
+                        .observe((wall - sent.event_time).as_seconds_f64().max(0.0));
                 }
                 Err(refused) => match refused.class {
                     // Refused alone, for its own fault. In a batch it says nothing of the single record.
@@ -437,7 +493,9 @@ impl Leader<'_> {
                         self.bury(sent.id, class, refused.error, now);
                     }
                     class => {
-                        let label = ErrorClass { error_class: class.as_str() };
+                        let label = ErrorClass {
+                            error_class: class.as_str(),
+                        };
                         self.relay.metrics.publish_failures_total.get_or_create(&label).inc();
                         self.offsets_frozen = true;
                         if matches!(class, FailureClass::Record(_)) {
@@ -537,7 +595,10 @@ impl Leader<'_> {
         let passed: i64 = self.position.passed().iter().map(|r| r.end - r.start).sum();
         let pending = self.max_id.max(self.position.read_to()) - passed;
         metrics.pending_rows.set(pending);
-        let age = self.oldest.filter(|_| pending > 0).map_or(0.0, |o| (Utc::now() - o).as_seconds_f64().max(0.0));
+        let age = self
+            .oldest
+            .filter(|_| pending > 0)
+            .map_or(0.0, |o| (Utc::now() - o).as_seconds_f64().max(0.0));
         metrics.oldest_pending_age_seconds.set(age);
         metrics.unacknowledged_rows.set(self.unrecorded as i64);
         metrics.holes.set(self.position.hole_count() as i64);
@@ -548,7 +609,10 @@ impl Leader<'_> {
         let open = stuck || self.memory.breaker.is_open();
         if metrics.breaker_open.set(i64::from(open)) != i64::from(open) && open {
             let reason = self.producer.reports().last_error().unwrap_or_default();
-            tracing::warn!(reason, "kafka does not acknowledge; accepting goes on, publishing waits");
+            tracing::warn!(
+                reason,
+                "kafka does not acknowledge; accepting goes on, publishing waits"
+            );
         }
     }
 
@@ -566,9 +630,15 @@ impl Leader<'_> {
         if matches!(end, End::Stopped) {
             if drained {
                 let given_back = tokio::time::timeout(super::DATABASE_TIMEOUT, self.give_back()).await;
-                tracing::info!(given_back = matches!(given_back, Ok(Ok(()))), "drained: nothing will be repeated");
+                tracing::info!(
+                    given_back = matches!(given_back, Ok(Ok(()))),
+                    "drained: nothing will be repeated"
+                );
             } else {
-                tracing::warn!(unacknowledged = self.unrecorded, "stopped before all was acknowledged: these may be repeated");
+                tracing::warn!(
+                    unacknowledged = self.unrecorded,
+                    "stopped before all was acknowledged: these may be repeated"
+                );
             }
         }
         let producer = self.producer;
@@ -590,7 +660,11 @@ impl Leader<'_> {
             self.begin_checkpoint(Duration::ZERO, false);
             let database_is_lost = self.writer.is_none() && self.writing.is_none();
             if self.window.is_empty() && self.writing.is_none() && (database_is_lost || !self.position.has_changes()) {
-                return if database_is_lost { Err(End::Restart("the database was lost".to_owned())) } else { Ok(()) };
+                return if database_is_lost {
+                    Err(End::Restart("the database was lost".to_owned()))
+                } else {
+                    Ok(())
+                };
             }
             let reports = std::sync::Arc::clone(self.producer.reports());
             tokio::select! {

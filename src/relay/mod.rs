@@ -14,14 +14,12 @@ mod upkeep;
 mod window;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -59,7 +57,7 @@ pub struct Relay {
     /// The topic's limit, shared with accepting.
     pub limit: RecordLimit,
     /// True while this replica leads.
-    pub leading: Arc<AtomicBool>,
+    pub leading: watch::Sender<bool>,
     /// On a graceful stop: how long to wait for what was handed over.
     pub drain: Duration,
 }
@@ -72,17 +70,13 @@ impl Relay {
 
     /// A connection with the relay's session settings.
     async fn connect(&self) -> sqlx::Result<PgConnection> {
-        let options = self
-            .database
-            .clone()
-            .application_name("dispatcher relay")
-            .options([
-                // A plan that was made while the log was empty must stay good when it is not.
-                ("plan_cache_mode", "force_generic_plan"),
-                ("enable_seqscan", "off"),
-                ("max_parallel_workers_per_gather", "0"),
-                ("idle_in_transaction_session_timeout", "30s"),
-            ]);
+        let options = self.database.clone().application_name("dispatcher relay").options([
+            // A plan that was made while the log was empty must stay good when it is not.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("max_parallel_workers_per_gather", "0"),
+            ("idle_in_transaction_session_timeout", "30s"),
+        ]);
         within(async {
             let mut conn = options.connect().await?;
             conn.ping().await?;
@@ -142,7 +136,7 @@ pub async fn run(relay: Relay, cancel: CancellationToken) {
     while !cancel.is_cancelled() {
         let began = Instant::now();
         let end = term(&relay, &mut memory, &cancel).await;
-        relay.leading.store(false, Ordering::Relaxed);
+        relay.leading.send_replace(false);
         relay.metrics.leading.set(0);
         match end {
             End::Stopped => return,
@@ -165,7 +159,7 @@ pub async fn run(relay: Relay, cancel: CancellationToken) {
 async fn term(relay: &Relay, memory: &mut Memory, cancel: &CancellationToken) -> End {
     let began = async {
         let (db, lease, lease_ends) = standby::stand_by(relay, cancel).await?;
-        relay.leading.store(true, Ordering::Relaxed);
+        relay.leading.send_replace(true);
         relay.metrics.leading.set(1);
         start::start(relay, db, lease, lease_ends, cancel).await
     };

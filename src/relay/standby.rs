@@ -13,15 +13,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Returns with the lease, the connection that took it, and when it ends by our own clock, counted from
 /// before the statement was sent.
-pub(super) async fn stand_by(
-    relay: &Relay,
-    cancel: &CancellationToken,
-) -> Result<(PgConnection, Lease, Instant), End> {
+pub(super) async fn stand_by(relay: &Relay, cancel: &CancellationToken) -> Result<(PgConnection, Lease, Instant), End> {
     let mut db = relay.connect().await?;
     loop {
         let sent_at = Instant::now();
         let (leader, length) = (&relay.leader, relay.options.lease);
-        let taken = within(checkpoints::take_over(&mut db, leader, length, relay.options.delivery.as_str())).await?;
+        let taken = within(checkpoints::take_over(
+            &mut db,
+            leader,
+            length,
+            relay.options.delivery.as_str(),
+        ))
+        .await?;
         if let Some(lease) = taken {
             return Ok((db, lease, sent_at + length));
         }

@@ -73,8 +73,22 @@ pub(super) async fn start(
     let mut complained: Option<String> = None;
     let (producer, tail, found) = loop {
         let passed = position.passed().clone();
-        let kafka_part = open_kafka(relay, known.clone(), beginning.next_offsets.clone(), oldest_unsettled, passed);
-        let opened = keep_alive(&mut db, &mut lease, &mut lease_ends, &beginning.next_offsets, kafka_part, cancel).await?;
+        let kafka_part = open_kafka(
+            relay,
+            known.clone(),
+            beginning.next_offsets.clone(),
+            oldest_unsettled,
+            passed,
+        );
+        let opened = keep_alive(
+            &mut db,
+            &mut lease,
+            &mut lease_ends,
+            &beginning.next_offsets,
+            kafka_part,
+            cancel,
+        )
+        .await?;
         match opened {
             Ok(opened) => break opened,
             Err(reason) => {
@@ -84,14 +98,25 @@ pub(super) async fn start(
                     complained = Some(reason);
                 }
                 let pause = tokio::time::sleep(RETRY_AFTER);
-                keep_alive(&mut db, &mut lease, &mut lease_ends, &beginning.next_offsets, pause, cancel).await?;
+                keep_alive(
+                    &mut db,
+                    &mut lease,
+                    &mut lease_ends,
+                    &beginning.next_offsets,
+                    pause,
+                    cancel,
+                )
+                .await?;
             }
         }
     };
     relay.metrics.breaker_open.set(0);
     installation::record(&mut db, &relay.kafka.topic, tail.cluster_id.as_deref()).await?;
 
-    let mut entry = Entry { next_offsets: tail.tail.next_offsets.clone(), ..Entry::default() };
+    let mut entry = Entry {
+        next_offsets: tail.tail.next_offsets.clone(),
+        ..Entry::default()
+    };
     settle_found(&mut db, &mut position, found, &mut entry).await?;
     entry.changes = position.take_changes();
     entry.base = Some((position.passed().clone(), position.closed().clone()));
@@ -127,7 +152,10 @@ async fn reopen_wrongly_closed(relay: &Relay, db: &mut PgConnection, position: &
         for (id, _) in store::read_event_ids(db, ids).await? {
             position.reopen(id);
             relay.metrics.wrongly_closed_holes_total.inc();
-            tracing::error!(id, "a row has shown up under an id that was closed as a hole; it is sent now");
+            tracing::error!(
+                id,
+                "a row has shown up under an id that was closed as a hole; it is sent now"
+            );
         }
     }
     Ok(())
@@ -146,7 +174,11 @@ async fn settle_found(
         for f in chunk {
             if rows.get(&f.outbox_id) == Some(&f.event_id) && !position.has_passed(f.outbox_id) {
                 position.settle(f.outbox_id);
-                entry.receipts.push(Receipt { id: f.outbox_id, partition: f.partition, offset: f.offset });
+                entry.receipts.push(Receipt {
+                    id: f.outbox_id,
+                    partition: f.partition,
+                    offset: f.offset,
+                });
             }
         }
     }
@@ -178,9 +210,13 @@ async fn open_kafka(
     let cancelled = Arc::clone(&guard.0);
     tokio::task::spawn_blocking(move || {
         let producer = Producer::new(&kafka, window, WINDOW_BYTES, limit).map_err(|e| e.to_string())?;
-        producer.warm_up().map_err(|e| with_detail(&e.to_string(), producer.reports().last_error()))?;
+        producer
+            .warm_up()
+            .map_err(|e| with_detail(&e.to_string(), producer.reports().last_error()))?;
         let cluster_id = inspector.cluster_id();
-        known.check(&kafka.topic, cluster_id.as_deref()).map_err(|e| e.to_string())?;
+        known
+            .check(&kafka.topic, cluster_id.as_deref())
+            .map_err(|e| e.to_string())?;
         // One record for each id: the first appearance is the receipt.
         let mut found = HashMap::new();
         let tail = tail::read_tail(&kafka, &next_offsets, oldest_unsettled, &cancelled, |f| {

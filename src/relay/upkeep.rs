@@ -34,7 +34,12 @@ pub(super) struct Upkeep {
 impl Upkeep {
     pub fn new(ready: Ready) -> Self {
         let now = Instant::now();
-        Self { ready, days_due: now + DAYS_EVERY, not_before: now, running: None }
+        Self {
+            ready,
+            days_due: now + DAYS_EVERY,
+            not_before: now,
+            running: None,
+        }
     }
 
     /// Starts or collects the work, when there is some. Never waits.
@@ -58,7 +63,9 @@ impl Upkeep {
             || now >= self.days_due;
         if due && self.running.is_none() && now >= self.not_before {
             let relay = relay.clone();
-            self.running = Some(AbortOnDropHandle::new(tokio::spawn(async move { make(&relay, seq).await })));
+            self.running = Some(AbortOnDropHandle::new(tokio::spawn(
+                async move { make(&relay, seq).await },
+            )));
         }
     }
 }

@@ -30,13 +30,22 @@ pub struct Window {
 impl Window {
     /// A window of so many records.
     pub fn new(records: usize) -> Self {
-        Self { slots: vec![None; records], free: (0..records).rev().collect(), bytes: 0 }
+        Self {
+            slots: vec![None; records],
+            free: (0..records).rev().collect(),
+            bytes: 0,
+        }
     }
 
     /// Takes a slot; none when all are taken.
     pub fn enter(&mut self, m: &OutboxMessage, at: Instant) -> Option<usize> {
         let slot = self.free.pop()?;
-        let sent = Sent { id: m.id, event_time: m.event_time, at, bytes: m.payload.len() };
+        let sent = Sent {
+            id: m.id,
+            event_time: m.event_time,
+            at,
+            bytes: m.payload.len(),
+        };
         self.bytes += sent.bytes;
         self.slots[slot] = Some(sent);
         Some(slot)

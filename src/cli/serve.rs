@@ -1,0 +1,318 @@
+//! `dispatcher serve`: the composition root. It alone builds pools, clients and tasks.
+//!
+//! Stopping goes against the stream: first no more requests, then the intake finishes what it has, then the
+//! relay settles what it has handed over and gives the lease back. A task that ends by itself is a defect
+//! and ends the program.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use secrecy::ExposeSecret as _;
+use sqlx::{
+    Connection, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{CliError, Context};
+use crate::{
+    config::Config,
+    http::{
+        self, AdminState, ApiState,
+        health::Readiness,
+        listener::{self, ListenerOptions},
+    },
+    jobs::{
+        cache::JobCache,
+        intake::{self, IntakeOptions},
+    },
+    outbox::{
+        record::RecordLimit,
+        schema::{self, SchemaError},
+        wake::Wake,
+    },
+    publish::topic::TopicInspector,
+    relay::{self, Relay},
+    telemetry::{self, Metrics},
+};
+
+/// While PostgreSQL cannot be reached at the start.
+const CONNECT_RETRY: Duration = Duration::from_secs(1);
+/// Of `shutdown.budget`, kept for what comes after the relay has drained.
+const LAST_STEPS: Duration = Duration::from_millis(500);
+
+/// What this replica does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Both.
+    All,
+    /// Takes requests; another replica relays.
+    Api,
+    /// Relays; takes no requests. The admin listener is there all the same.
+    Relay,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What this replica does
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    pub role: Role,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    telemetry::init_logs(&context.config.log);
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+    serve(&context.config, args.role, stop).await
+}
+
+/// Runs the service until `stop` is cancelled, and then stops it within `shutdown.budget`.
+///
+/// # Errors
+/// When it cannot begin (an address is taken, the schema does not fit), or a task of it has died.
+pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Result<(), CliError> {
+    let metrics = Metrics::new();
+    let database: PgConnectOptions = config.database.url.expose_secret().parse().context("database.url")?;
+    let reads = PgPoolOptions::new()
+        .max_connections(config.database.max_connections)
+        .acquire_timeout(config.database.connect_timeout)
+        .connect_lazy_with(database.clone().application_name("dispatcher reads"));
+    let readiness = Readiness::new(reads.clone(), stop.clone());
+
+    // One after the other, from the outside to the inside.
+    let (stop_http, stop_intake, stop_relay) = (stop.clone(), CancellationToken::new(), CancellationToken::new());
+    let mut tasks = Tasks::default();
+    let listener_options = ListenerOptions {
+        max_connections: config.http.max_connections,
+        header_timeout: config.http.header_timeout,
+        max_header_bytes: config.http.max_header_bytes,
+        drain: config.shutdown.budget / 3,
+    };
+
+    let admin = bind("admin.listen", config.admin.listen).await?;
+    let public = match role {
+        Role::All | Role::Api => Some(bind("http.listen", config.http.listen).await?),
+        Role::Relay => None,
+    };
+    // Metrics and liveness are there while the database is waited for.
+    let admin_state = AdminState {
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+        max_header_bytes: config.http.max_header_bytes,
+    };
+    let stop_admin = CancellationToken::new();
+    tasks.spawn(
+        "admin listener",
+        listener::serve(
+            admin,
+            http::admin_router(admin_state),
+            listener_options.clone(),
+            stop_admin.clone(),
+        ),
+    );
+
+    let Some(checked) = stop.run_until_cancelled(wait_for_schema(&database)).await else {
+        return Ok(());
+    };
+    checked?;
+
+    let wake = Wake::default();
+    let limit = RecordLimit::new(config.kafka.max_message_bytes);
+    let (leading, leads) = watch::channel(false);
+    let inspector = TopicInspector::new(&config.kafka).context("kafka.properties")?;
+    tasks.spawn(
+        "topic inspector",
+        inspector.keep_limit_fresh(limit.clone(), stop_relay.clone()),
+    );
+
+    let intake_tasks = TaskTracker::new();
+    if let Some(public) = public {
+        let cache = JobCache::new(
+            config.redis.url.expose_secret(),
+            config.redis.budget,
+            config.jobs.ttl,
+            Arc::clone(&metrics),
+        )
+        .context("redis.url")?;
+        let intake = intake::spawn(
+            IntakeOptions {
+                database: database.clone(),
+                connect_timeout: config.database.connect_timeout,
+                queue: config.intake.queue,
+                batch: config.intake.batch,
+                partition_rows: config.outbox.partition_rows,
+                record_limit: limit.clone(),
+                cache: cache.clone(),
+                wake: wake.clone(),
+                leading: leads,
+                metrics: Arc::clone(&metrics),
+            },
+            &intake_tasks,
+            stop_intake.clone(),
+        );
+        let state = api_state(config, &reads, intake, cache, readiness, &metrics)?;
+        tasks.spawn(
+            "public listener",
+            listener::serve(public, http::public_router(state), listener_options, stop_http.clone()),
+        );
+    }
+    if role != Role::Api {
+        let relay = Relay {
+            database,
+            kafka: config.kafka.clone(),
+            options: config.relay.clone(),
+            partition_rows: config.outbox.partition_rows,
+            leader: Relay::leader_name(&config.replica.name),
+            metrics: Arc::clone(&metrics),
+            wake,
+            limit,
+            leading,
+            drain: config.shutdown.budget / 2,
+        };
+        tasks.spawn("relay", relay::run(relay, stop_relay.clone()));
+    }
+    tracing::info!(
+        replica = config.replica.name,
+        ?role,
+        http = %config.http.listen,
+        admin = %config.admin.listen,
+        "serving"
+    );
+
+    let died = tokio::select! {
+        () = stop.cancelled() => None,
+        name = tasks.first_to_end() => Some(name),
+    };
+    stop.cancel();
+    let deadline = Instant::now() + config.shutdown.budget - LAST_STEPS.min(config.shutdown.budget / 2);
+    let by = |part: u32| Instant::now() + deadline.saturating_duration_since(Instant::now()) / part;
+    tasks.end_of("public listener", by(2)).await;
+    stop_intake.cancel();
+    intake_tasks.close();
+    let _ = tokio::time::timeout_at(by(2).into(), intake_tasks.wait()).await;
+    stop_relay.cancel();
+    tasks.end_of("relay", deadline).await;
+    stop_admin.cancel();
+    tasks.end_of("admin listener", deadline).await;
+    reads.close_event();
+    match died {
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Some(name) => Err(anyhow!("{name} ended by itself; the log says why").into()),
+    }
+}
+
+fn api_state(
+    config: &Config,
+    reads: &PgPool,
+    intake: intake::Intake,
+    cache: JobCache,
+    readiness: Readiness,
+    metrics: &Arc<Metrics>,
+) -> Result<ApiState, CliError> {
+    let _ = (reads, intake, cache);
+    Ok(ApiState {
+        readiness,
+        metrics: Arc::clone(metrics),
+        max_header_bytes: config.http.max_header_bytes,
+    })
+}
+
+/// The tasks that live as long as the program.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<&'static str>,
+    ended: Vec<&'static str>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.running.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Never while all is well.
+    async fn first_to_end(&mut self) -> &'static str {
+        let name = match self.running.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(panic)) => {
+                tracing::error!(%panic, "a task has panicked");
+                "a task"
+            }
+            None => std::future::pending().await,
+        };
+        self.ended.push(name);
+        name
+    }
+
+    /// Waits until the named task has ended, until `deadline` at most.
+    async fn end_of(&mut self, name: &'static str, deadline: Instant) {
+        while !self.ended.contains(&name) && !self.running.is_empty() {
+            if tokio::time::timeout_at(deadline.into(), self.first_to_end())
+                .await
+                .is_err()
+            {
+                tracing::warn!(task = name, "did not end in its time");
+                return;
+            }
+        }
+    }
+}
+
+async fn bind(key: &str, address: std::net::SocketAddr) -> Result<TcpListener, CliError> {
+    Ok(TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{key} = {address} cannot be listened on"))?)
+}
+
+/// Waits until PostgreSQL answers, and refuses a schema that does not fit. What has to be mended is said once.
+async fn wait_for_schema(database: &PgConnectOptions) -> Result<(), CliError> {
+    let mut complained = String::new();
+    loop {
+        let checked = async {
+            let mut conn = PgConnection::connect_with(database).await?;
+            schema::check(&mut conn).await
+        };
+        match checked.await {
+            Ok(()) => return Ok(()),
+            Err(SchemaError::Database(error)) => {
+                let reason = CliError::from(error).to_string();
+                if reason != complained {
+                    tracing::warn!(reason, "PostgreSQL cannot be used; waiting for it");
+                    complained = reason;
+                }
+            }
+            Err(error) => return Err(anyhow!(error).into()),
+        }
+        tokio::time::sleep(CONNECT_RETRY).await;
+    }
+}
+
+fn stop_on_signals(stop: CancellationToken) -> Result<(), CliError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
