@@ -1,0 +1,254 @@
+//! Apache Kafka in KRaft mode: one broker, or several as a cluster.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    types::RDKafkaErrorCode,
+};
+
+use super::{Home, KafkaLibs, process, process::Server};
+
+const START_BOUND: Duration = Duration::from_secs(90);
+const STOP_BOUND: Duration = Duration::from_secs(30);
+const REQUEST_BOUND: Duration = Duration::from_secs(20);
+
+/// One broker, which is a controller too, on 127.0.0.1. Its data survives stop and kill.
+#[derive(Debug)]
+pub struct KafkaBroker {
+    server: Server,
+    port: u16,
+    /// Of the cluster that it is in.
+    size: usize,
+    _home: Home,
+}
+
+/// What every broker of a cluster has to know of each.
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    id: usize,
+    port: u16,
+    controller_port: u16,
+}
+
+impl KafkaBroker {
+    /// Starts one broker in `home` and waits until it answers.
+    pub async fn start(home: &Home, libs: &KafkaLibs) -> Result<Self> {
+        let mut brokers = Self::start_cluster(home, libs, 1).await?;
+        brokers.pop().context("a cluster of one has a broker")
+    }
+
+    /// Starts a cluster of `size` brokers, internal topics replicated to up to three, and waits until each
+    /// sees all of them.
+    pub async fn start_cluster(home: &Home, libs: &KafkaLibs, size: usize) -> Result<Vec<Self>> {
+        let nodes = (1..=size)
+            .map(|id| {
+                let port = home.port(&format!("kafka-{id}"))?;
+                let controller_port = home.port(&format!("kafka-{id}-controller"))?;
+                Ok(Node {
+                    id,
+                    port,
+                    controller_port,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let cluster_id = cluster_id(&home.file("kafka.cluster-id"))?;
+        let prepared = nodes
+            .iter()
+            .map(|node| Self::prepare(home, libs, *node, &nodes, &cluster_id));
+        let brokers = futures_util::future::try_join_all(prepared).await?;
+        for broker in &brokers {
+            broker.server.start()?;
+        }
+        for broker in &brokers {
+            broker.answers().await?;
+        }
+        Ok(brokers)
+    }
+
+    async fn prepare(home: &Home, libs: &KafkaLibs, node: Node, nodes: &[Node], cluster_id: &str) -> Result<Self> {
+        let name = format!("kafka-{}", node.id);
+        let dir = home.dir(&name)?;
+        let (properties, logging, data) = (dir.join("server.properties"), dir.join("log4j2.yaml"), dir.join("data"));
+        fs::write(&properties, server_properties(node, nodes, &data))?;
+        fs::write(&logging, LOG4J2)?;
+        if !data.join("meta.properties").exists() {
+            let mut format = java(libs, &["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"], &logging);
+            format
+                .args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"])
+                .arg(&properties);
+            process::run(format).await.context("cannot format Kafka's storage")?;
+        }
+        let (libs, temporary) = (libs.clone(), home.is_temporary());
+        let server = Server::new("Kafka", home.file(&format!("{name}.log")), move || {
+            let mut options = vec!["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC"];
+            if temporary {
+                // Starts sooner, and a server that lives for minutes never earns the better compiler.
+                options.push("-XX:TieredStopAtLevel=1");
+            }
+            let mut command = java(&libs, &options, &logging);
+            command.arg("kafka.Kafka").arg(&properties).current_dir(&dir);
+            command
+        });
+        Ok(Self {
+            server,
+            port: node.port,
+            size: nodes.len(),
+            _home: home.clone(),
+        })
+    }
+
+    /// Starts it again after [`Self::stop`] or [`Self::kill`]: same port, same data.
+    pub async fn restart(&self) -> Result<()> {
+        self.server.start()?;
+        self.answers().await
+    }
+
+    async fn answers(&self) -> Result<()> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.bootstrap())
+            .create()?;
+        let consumer = std::sync::Arc::new(consumer);
+        self.server
+            .ready(START_BOUND, || async {
+                let consumer = consumer.clone();
+                let size = self.size;
+                let seen = tokio::task::spawn_blocking(move || {
+                    let metadata = consumer.fetch_metadata(None, Duration::from_secs(1));
+                    metadata.is_ok_and(|metadata| metadata.brokers().len() >= size)
+                });
+                seen.await.unwrap_or(false)
+            })
+            .await
+    }
+
+    /// `host:port` of this broker; for a cluster, join several with commas.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Stops it: leaderships are handed over, logs closed.
+    pub async fn stop(&self) -> Result<()> {
+        self.server.stop(Signal::SIGTERM, STOP_BOUND).await
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&self) {
+        self.server.kill();
+    }
+
+    /// Stops it where it is: connections stay open, nothing answers.
+    pub fn freeze(&self) {
+        self.server.freeze();
+    }
+
+    /// Ends [`Self::freeze`].
+    pub fn thaw(&self) {
+        self.server.thaw();
+    }
+}
+
+/// Makes a topic, replicated to up to three brokers; one that is there already is left as it is. `settings`
+/// are the topic's, such as `max.message.bytes`.
+pub async fn create_topic(bootstrap: &str, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .context("cannot make a Kafka client")?;
+    let options = AdminOptions::new()
+        .operation_timeout(Some(REQUEST_BOUND))
+        .request_timeout(Some(REQUEST_BOUND));
+    let replicas = bootstrap.split(',').count().min(3) as i32;
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+    for (key, value) in settings {
+        topic = topic.set(key, value);
+    }
+    let results = admin
+        .create_topics([&topic], &options)
+        .await
+        .context("cannot ask Kafka for a topic")?;
+    match results.into_iter().next() {
+        Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+        Some(Err((_, code))) => bail!("Kafka refuses to make the topic {name}: {code}"),
+        None => bail!("Kafka said nothing about the topic {name}"),
+    }
+}
+
+fn java(libs: &KafkaLibs, options: &[&str], logging: &Path) -> Command {
+    let mut command = Command::new(&libs.java);
+    command.args(options).arg("-cp").arg(libs.jars.join("*"));
+    command.arg(format!("-Dlog4j2.configurationFile={}", logging.display()));
+    command
+}
+
+fn server_properties(node: Node, nodes: &[Node], data: &Path) -> String {
+    let voters: Vec<_> = nodes
+        .iter()
+        .map(|n| format!("{}@127.0.0.1:{}", n.id, n.controller_port))
+        .collect();
+    let voters = voters.join(",");
+    let replicas = nodes.len().min(3);
+    let in_sync = if replicas == 3 { 2 } else { 1 };
+    let Node {
+        id,
+        port,
+        controller_port,
+    } = node;
+    let data = data.display();
+    format!(
+        "process.roles=broker,controller
+node.id={id}
+controller.quorum.voters={voters}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
+group.initial.rebalance.delay.ms=0
+"
+    )
+}
+
+/// Of a new cluster a random one, which is remembered: 16 bytes in base64url without padding.
+fn cluster_id(remembered: &Path) -> Result<String> {
+    if let Ok(id) = fs::read_to_string(remembered) {
+        return Ok(id);
+    }
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut id: String = (0..21)
+        .map(|_| alphabet[rand::random_range(0..alphabet.len())] as char)
+        .collect();
+    // The last digit carries two bits only.
+    id.push('A');
+    fs::write(remembered, &id)?;
+    Ok(id)
+}
+
+const LOG4J2: &str = "\
+Configuration:
+  Appenders:
+    Console:
+      name: stdout
+      PatternLayout:
+        pattern: '[%d] %p %m (%c)%n'
+  Loggers:
+    Root:
+      level: WARN
+      AppenderRef:
+        ref: stdout
+";
