@@ -1,0 +1,6 @@
+//! The integration tests: one binary, so that all of them share one broker, one Redis and one PostgreSQL.
+//! Each test has its own database and topics; servers that a test stops or kills are its own. See [`support`].
+
+mod support;
+
+mod dev_stack;

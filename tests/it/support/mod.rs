@@ -1,0 +1,63 @@
+//! The rig: what a test needs around the real program. A test reads
+//!
+//! ```ignore
+//! let stage = Stage::new().await;                        // fresh database, fresh topics
+//! let app = stage.app().await;                           // `dispatcher serve`, ready
+//! let user = Uuid::new_v4();
+//! let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+//! let answer = app.post_job(draft, &token_for(user)).await;
+//! let records = stage.records(1).await;                  // from the topic, by a consumer of its own
+//! ```
+//!
+//! A test that stops, kills or freezes servers takes [`Stage::with_servers_of_its_own`]. Nothing sleeps to
+//! assert: [`eventually`] polls with a bound and shows what was seen last.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::allow_attributes,
+    reason = "a library for tests: what one revision's tests leave unused stays for the next"
+)]
+
+pub mod app;
+pub mod drafts;
+pub mod records;
+pub mod rig;
+pub mod stage;
+pub mod token;
+
+pub use app::App;
+pub use records::Record;
+pub use stage::Stage;
+pub use token::{token_for, token_with};
+
+use std::time::{Duration, Instant};
+
+/// How long a thing may take that normally takes milliseconds, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Polls `look` until it gives `Ok`, at most for `bound`; then panics with `what` and the last `Err`.
+pub async fn eventually<T, E: std::fmt::Display>(
+    what: &str,
+    bound: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let deadline = Instant::now() + bound;
+    loop {
+        match look().await {
+            Ok(value) => return value,
+            Err(seen) if Instant::now() >= deadline => panic!("not within {bound:?}: {what}; seen last: {seen}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// A client that keeps connections; follows nothing, retries nothing.
+pub fn http_client() -> reqwest::Client {
+    // Refused when another test was first: then it is there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .expect("an HTTP client")
+}

@@ -1,0 +1,109 @@
+//! What is in a topic, as a consumer sees it that knows nothing of the program.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+};
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: String,
+    pub value: Vec<u8>,
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// The value as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.value).expect("the value is JSON")
+    }
+
+    /// A header that has to be there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no header {name} in {:?}", self.headers))
+    }
+
+    /// The job that the value names.
+    pub fn job_id(&self) -> String {
+        self.json()["jobId"].as_str().expect("jobId is text").to_owned()
+    }
+
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_owned()).expect("UTF-8");
+        let headers = message.headers().map(|headers| {
+            headers
+                .iter()
+                .map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default())))
+                .collect()
+        });
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: text(message.key().unwrap_or_default()),
+            value: message.payload().unwrap_or_default().to_owned(),
+            headers: headers.unwrap_or_default(),
+        }
+    }
+}
+
+/// All records that were in the topic when this was called, by partition and offset. What was aborted, or is
+/// still in an open transaction, is not among them.
+pub async fn read_topic(bootstrap: &str, topic: &str) -> Vec<Record> {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || read(&bootstrap, &topic))
+        .await
+        .expect("the topic is read")
+}
+
+fn read(bootstrap: &str, topic: &str) -> Vec<Record> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "tests")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "10")
+        .create()
+        .expect("a consumer");
+    let metadata = consumer
+        .fetch_metadata(Some(topic), PATIENCE)
+        .expect("the topic's metadata");
+    let mut assignment = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        assignment
+            .add_partition_offset(topic, partition.id(), Offset::Beginning)
+            .expect("an offset");
+    }
+    consumer.assign(&assignment).expect("an assignment");
+    let (mut records, mut ended) = (Vec::new(), HashSet::new());
+    let deadline = Instant::now() + PATIENCE;
+    while ended.len() < assignment.count() {
+        assert!(
+            Instant::now() < deadline,
+            "{topic} was not read to its end, but partitions {ended:?}"
+        );
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => records.push(Record::of(&message)),
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+            Some(Err(error)) => panic!("{topic} cannot be read: {error}"),
+            None => {}
+        }
+    }
+    records.sort_by_key(|record| (record.partition, record.offset));
+    records
+}

@@ -1,0 +1,247 @@
+//! What one test has for itself: a database, a pair of topics, and services on them.
+
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use image_job_dispatcher::dev_stack::create_topic;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use super::{
+    App, PATIENCE, Record,
+    app::dispatcher,
+    eventually,
+    records::read_topic,
+    rig::{Servers, shared},
+};
+
+/// Partitions of each test's topics.
+pub const PARTITIONS: i32 = 6;
+
+/// The servers of a stage.
+#[derive(Debug)]
+enum Which {
+    Shared(&'static Servers),
+    Own(Box<Servers>),
+}
+
+impl Deref for Which {
+    type Target = Servers;
+
+    fn deref(&self) -> &Servers {
+        match self {
+            Self::Shared(servers) => servers,
+            Self::Own(servers) => servers,
+        }
+    }
+}
+
+/// A migrated database, two topics, and what is needed to run services on them.
+#[derive(Debug)]
+pub struct Stage {
+    servers: Which,
+    /// URL of the database.
+    pub database_url: String,
+    /// A few connections to the database, as its owner.
+    pub pool: PgPool,
+    /// `kafka.topic`.
+    pub topic: String,
+    /// `kafka.result_topic`.
+    pub result_topic: String,
+    settings: BTreeMap<String, String>,
+    apps: AtomicU32,
+}
+
+impl Stage {
+    /// On the shared servers.
+    pub async fn new() -> Self {
+        Self::on(Which::Shared(shared().await), &[]).await
+    }
+
+    /// On the shared servers, with settings of the topic such as `("max.message.bytes", "2000")`.
+    pub async fn with_topic(topic_settings: &[(&str, &str)]) -> Self {
+        Self::on(Which::Shared(shared().await), topic_settings).await
+    }
+
+    /// On servers that nobody else uses: the test may stop, kill and freeze them, see [`Stage::servers`].
+    pub async fn with_servers_of_its_own() -> Self {
+        Self::on(Which::Own(Box::new(Servers::start().await)), &[]).await
+    }
+
+    async fn on(servers: Which, topic_settings: &[(&str, &str)]) -> Self {
+        let name = Uuid::new_v4().simple().to_string();
+        let database_url = match &servers {
+            Which::Shared(servers) => {
+                let template = template(servers).await;
+                create_database(servers, &format!("t_{name}"), Some(template)).await
+            }
+            Which::Own(servers) => {
+                let url = create_database(servers, "dispatcher", None).await;
+                migrate(&url).await;
+                url
+            }
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(5)
+            .connect(&database_url)
+            .await
+            .expect("the test's pool");
+        let (topic, result_topic) = (format!("jobs-{name}"), format!("results-{name}"));
+        let bootstrap = servers.kafka.bootstrap();
+        for (topic, settings) in [(&topic, topic_settings), (&result_topic, &[])] {
+            create_topic(&bootstrap, topic, PARTITIONS, settings)
+                .await
+                .expect("the test's topic");
+        }
+        Self {
+            servers,
+            database_url,
+            pool,
+            topic,
+            result_topic,
+            settings: BTreeMap::new(),
+            apps: AtomicU32::new(0),
+        }
+    }
+
+    /// The servers. Those of [`Stage::new`] are everybody's: leave them running.
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// Sets a key of the configuration, such as `relay.lease`, for the services that start from now on.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts a service (`serve --role all`) and waits until it is ready.
+    pub async fn app(&self) -> App {
+        self.app_with(&[], &[]).await
+    }
+
+    /// Starts a service with more arguments (`&["--role", "api"]`) and settings (`&[("relay.lease", "1s")]`),
+    /// and waits until it is ready.
+    pub async fn app_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> App {
+        let app = self.spawn_app(arguments, settings);
+        app.ready().await;
+        app
+    }
+
+    /// Starts a service without waiting for it.
+    pub fn spawn_app(&self, arguments: &[&str], settings: &[(&str, &str)]) -> App {
+        let name = format!("replica-{}", self.apps.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut all = self.environment();
+        all.insert("replica.name".to_owned(), name.clone());
+        all.extend(
+            settings
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+        App::spawn(&name, arguments, &all)
+    }
+
+    /// The configuration, by key, of a service or a command on this stage.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut all: BTreeMap<_, _> = [
+            ("database.url", self.database_url.clone()),
+            ("redis.url", self.servers.redis.url()),
+            ("kafka.brokers", self.servers.kafka.bootstrap()),
+            ("kafka.topic", self.topic.clone()),
+            ("kafka.result_topic", self.result_topic.clone()),
+            ("auth.jwt_secret", super::token::SECRET.to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+        all.extend(self.settings.clone());
+        all
+    }
+
+    /// Runs a command of the program on this stage, to its end.
+    pub async fn run(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = dispatcher(&self.environment());
+        command.args(arguments);
+        tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("a task")
+            .expect("dispatcher runs")
+    }
+
+    /// All records of the topic, once there are `count` or more; each partition's in order of offset.
+    pub async fn records(&self, count: usize) -> Vec<Record> {
+        self.records_within(count, PATIENCE).await
+    }
+
+    /// [`Stage::records`] with a bound of its own.
+    pub async fn records_within(&self, count: usize, bound: Duration) -> Vec<Record> {
+        eventually(&format!("{count} records in {}", self.topic), bound, async || {
+            let records = self.records_now().await;
+            if records.len() >= count {
+                Ok(records)
+            } else {
+                Err(format!("{} records", records.len()))
+            }
+        })
+        .await
+    }
+
+    /// All records that are in the topic at this moment.
+    pub async fn records_now(&self) -> Vec<Record> {
+        read_topic(&self.servers.kafka.bootstrap(), &self.topic).await
+    }
+
+    /// A connection of its own to the database.
+    pub async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.database_url)
+            .await
+            .expect("a connection to the test's database")
+    }
+}
+
+/// Makes an empty database and gives its URL.
+pub async fn empty_database() -> String {
+    create_database(shared().await, &format!("e_{}", Uuid::new_v4().simple()), None).await
+}
+
+async fn create_database(servers: &Servers, name: &str, template: Option<&str>) -> String {
+    let mut connection = PgConnection::connect(&servers.postgres.url("postgres"))
+        .await
+        .expect("a connection to PostgreSQL");
+    let template = template
+        .map(|template| format!(" template {template}"))
+        .unwrap_or_default();
+    let statement = AssertSqlSafe(format!("create database {name}{template}"));
+    connection.execute(statement).await.expect("a database");
+    servers.postgres.url(name)
+}
+
+/// The name of a migrated database that is copied for each test: tens of milliseconds instead of a migration.
+async fn template(servers: &Servers) -> &'static str {
+    static TEMPLATE: OnceCell<&str> = OnceCell::const_new();
+    let make = async || {
+        migrate(&create_database(servers, "migrated", None).await).await;
+        "migrated"
+    };
+    TEMPLATE.get_or_init(make).await
+}
+
+/// `dispatcher migrate`.
+async fn migrate(database_url: &str) {
+    let mut command = dispatcher(&[("database.url".to_owned(), database_url.to_owned())].into());
+    command.arg("migrate");
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .expect("a task")
+        .expect("migrate runs");
+    assert!(
+        output.status.success(),
+        "dispatcher migrate: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
