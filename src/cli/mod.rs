@@ -6,6 +6,7 @@ mod completions;
 pub mod config;
 mod context;
 pub mod dead;
+pub mod doctor;
 mod error;
 pub mod migrate;
 pub mod operator;
@@ -84,6 +85,8 @@ enum Command {
     Pause(pause::PauseArgs),
     /// Hand messages to Kafka again
     Resume(pause::ResumeArgs),
+    /// Check PostgreSQL, Redis, Kafka and the outbox; change nothing
+    Doctor(doctor::Args),
     /// Drop settled partitions older than outbox.retention, and old idempotency keys
     Retain(retain::Args),
     /// Print the completion script of a shell
@@ -124,6 +127,7 @@ async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
         Command::Dead(args) => dead::run(&args, &context()?).await,
         Command::Pause(args) => pause::pause(&args, &context()?).await,
         Command::Resume(args) => pause::resume(&args, &context()?).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&args, &context()?)).await,
         Command::Retain(args) => retain::run(&args, &context()?).await,
         Command::Completions(args) => completions::run(&args),
     }

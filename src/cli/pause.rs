@@ -9,7 +9,10 @@ use super::{
     operator::{Confirmation, Operator},
     output,
 };
-use crate::outbox::control::{Pause, Paused, Resumed, forget_identity, pause_relay, resume_relay};
+use crate::outbox::{
+    control::{Pause, Paused, Resumed, pause_relay, resume_relay},
+    installation,
+};
 
 /// Stop handing messages to Kafka, within a second; jobs are still accepted
 #[derive(Debug, clap::Args)]
@@ -91,8 +94,9 @@ pub(super) async fn resume(args: &ResumeArgs, context: &Context) -> Result<(), C
     if args.accept_identity {
         let what = "forget which Kafka cluster and topic the outbox was written to";
         args.confirmation.ask(context, what, "yes")?;
-        let identity = forget_identity(&mut conn).await?;
-        forgotten = (identity.topic, identity.cluster_id);
+        let known = installation::read(&mut conn).await?;
+        installation::accept_identity(&mut conn).await?;
+        forgotten = (known.topic, known.cluster_id);
     } else {
         args.confirmation.ask_on_terminal(context, "resume the relay")?;
     }

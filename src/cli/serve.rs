@@ -42,7 +42,7 @@ use crate::{
         wake::Wake,
     },
     publish::topic::TopicInspector,
-    relay::{self, Relay},
+    relay::{self, Relay, replayer},
     telemetry::{self, Metrics},
 };
 
@@ -181,6 +181,13 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             leading,
             drain: config.shutdown.budget / 2,
         };
+        let replays = replayer::run(
+            reads.clone(),
+            config.outbox.partition_rows,
+            relay.wake.clone(),
+            stop_intake.clone(),
+        );
+        tasks.spawn("replayer", replays);
         tasks.spawn("relay", relay::run(relay, stop_relay.clone()));
     }
     tracing::info!(

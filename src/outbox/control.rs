@@ -1,4 +1,4 @@
-//! The one control row: pause of the whole relay; and which Kafka log this installation writes to.
+//! The one control row: pause of the whole relay.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -33,15 +33,6 @@ pub struct Resumed {
     pub pause: Pause,
     /// How long it lasted.
     pub lasted_seconds: f64,
-}
-
-/// The Kafka log that the installation remembers; both are null until a leader has seen the broker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub struct Identity {
-    /// The topic, with Kafka's id of it where the leader recorded one.
-    pub topic: Option<String>,
-    /// Kafka's cluster id.
-    pub cluster_id: Option<String>,
 }
 
 /// Pauses the relay, unless it is paused: the first pause's reason is not overwritten.
@@ -91,17 +82,5 @@ pub async fn read_pause(conn: &mut PgConnection) -> sqlx::Result<Option<Pause>> 
          from outbox_control where paused",
     )
     .fetch_optional(conn)
-    .await
-}
-
-/// Forgets which Kafka log the installation writes to: the next leader records the one that it sees.
-/// Returns what was remembered.
-pub async fn forget_identity(conn: &mut PgConnection) -> sqlx::Result<Identity> {
-    sqlx::query_as(
-        "with before as (select topic, cluster_id from installation for update),
-              after as (update installation set topic = null, cluster_id = null returning singleton)
-         select before.* from before, after",
-    )
-    .fetch_one(conn)
     .await
 }

@@ -115,6 +115,13 @@ pub async fn advance(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
     }))
 }
 
+/// Whether [`advance`] failed because the outbox has no partition for the new ids yet: make it, and try again.
+pub fn needs_partition(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|e| {
+        e.code().as_deref() == Some("23514") && e.table() == Some("outbox_messages") && e.constraint().is_none()
+    })
+}
+
 /// How long until some running replay is due; `None`: none runs, or the relay is paused.
 pub async fn read_next_due(conn: &mut PgConnection) -> sqlx::Result<Option<Duration>> {
     let seconds: Option<f64> = sqlx::query_scalar(

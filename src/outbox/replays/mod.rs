@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::dead_letters::Dead;
 
 pub use self::{
-    advance::{Pace, Progress, Which, advance, read_next_due},
+    advance::{Pace, Progress, Which, advance, needs_partition, read_next_due},
     select::{Frozen, Preview, SelectError, Selection, Summary, Warning, Window, preview_replay},
 };
 

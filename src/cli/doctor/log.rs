@@ -1,0 +1,276 @@
+//! The schema, and what is in the outbox.
+
+use sqlx::PgConnection;
+
+use super::{Finding, duration};
+use crate::{
+    cli::Context,
+    outbox::{
+        control::read_pause,
+        overview::{Overview, read_overview},
+        schema,
+    },
+};
+
+/// A message that waits for longer than this, while a leader leads, is stuck or behind a long backlog.
+const OLD_BACKLOG_SECONDS: f64 = 60.0;
+
+/// Columns that `jobs` are made from, and whether each may be missing from a row.
+const DRAFT_COLUMNS: [&str; 8] = [
+    "id",
+    "user_id",
+    "title",
+    "prize",
+    "brand_color",
+    "logo_url",
+    "store_info",
+    "selected_recommendation_id",
+];
+
+/// The schema's version; true when the other checks can look at our tables.
+pub(super) async fn check_schema(conn: &mut PgConnection) -> sqlx::Result<(Finding, bool)> {
+    const CHECK: &str = "schema.version";
+    let exists: bool = sqlx::query_scalar("select to_regclass('schema_compatibility') is not null")
+        .fetch_one(&mut *conn)
+        .await?;
+    if !exists {
+        let finding = Finding::fail(
+            CHECK,
+            "our tables are missing: no job can be accepted",
+            "run `dispatcher migrate`",
+        );
+        return Ok((finding, false));
+    }
+    let (version, oldest): (Option<i64>, Option<i64>) =
+        sqlx::query_as("select max(version), max(oldest_compatible) from schema_compatibility")
+            .fetch_one(conn)
+            .await?;
+    let finding = judge_schema(version.unwrap_or(0), oldest.unwrap_or(0), schema::version());
+    Ok((finding, true))
+}
+
+fn judge_schema(version: i64, oldest_compatible: i64, known: i64) -> Finding {
+    const CHECK: &str = "schema.version";
+    if oldest_compatible > known {
+        return Finding::fail(
+            CHECK,
+            format!("{version}, on which this program ({known}) can no longer run"),
+            "install the newer version of the dispatcher",
+        );
+    }
+    if version < known {
+        return Finding::fail(
+            CHECK,
+            format!("{version}, older than this program's {known}"),
+            "run `dispatcher migrate`",
+        );
+    }
+    Finding::ok(CHECK, format!("{version}"))
+}
+
+/// Everything that is read from our own tables.
+pub(super) async fn check_log(conn: &mut PgConnection, context: &Context) -> sqlx::Result<Vec<Finding>> {
+    let mut findings = vec![
+        check_drafts(conn).await?,
+        check_sequence(conn).await?,
+        check_partitions(conn, context.config.outbox.partition_rows).await?,
+    ];
+    let overview = read_overview(conn).await?;
+    let pause = read_pause(conn).await?;
+    findings.push(check_leader(&overview));
+    findings.push(match pause {
+        Some(pause) => Finding::warn(
+            "outbox.pause",
+            format!("paused since {} by {}: {}", pause.since, pause.by, pause.reason),
+            "nothing is sent until `dispatcher resume`; jobs are accepted",
+        ),
+        None => Finding::ok("outbox.pause", "not paused"),
+    });
+    findings.push(check_backlog(&overview));
+    findings.push(if overview.dead > 0 {
+        Finding::warn(
+            "outbox.dead_letters",
+            format!("{} messages were refused for good and wait for you", overview.dead),
+            "see `dispatcher dead list --group`; then retry or discard them",
+        )
+    } else {
+        Finding::ok("outbox.dead_letters", "none waits for you")
+    });
+    Ok(findings)
+}
+
+async fn check_drafts(conn: &mut PgConnection) -> sqlx::Result<Finding> {
+    const CHECK: &str = "schema.event_drafts";
+    let missing: Vec<String> = sqlx::query_scalar(
+        "select name from unnest($1::text[]) name
+         where not exists (select from pg_attribute
+                           where attrelid = to_regclass('event_drafts') and attname = name and not attisdropped)",
+    )
+    .bind(DRAFT_COLUMNS.as_slice())
+    .fetch_all(&mut *conn)
+    .await?;
+    if !missing.is_empty() {
+        return Ok(Finding::fail(
+            CHECK,
+            format!("event_drafts has no {}: no job can be accepted", missing.join(", ")),
+            "the Event Service's table has changed: let it keep these columns, or rename them in a view",
+        ));
+    }
+    let readable: bool = sqlx::query_scalar("select has_table_privilege('event_drafts', 'select')")
+        .fetch_one(conn)
+        .await?;
+    Ok(if readable {
+        Finding::ok(CHECK, "has the columns that jobs are made from")
+    } else {
+        Finding::fail(
+            CHECK,
+            "event_drafts may not be read: no job can be accepted",
+            "grant select on event_drafts to the user of database.url",
+        )
+    })
+}
+
+/// The treatment of holes rests on ids being drawn one by one.
+async fn check_sequence(conn: &mut PgConnection) -> sqlx::Result<Finding> {
+    const CHECK: &str = "schema.sequence";
+    let cache: i64 =
+        sqlx::query_scalar("select seqcache from pg_sequence where seqrelid = 'outbox_messages_id_seq'::regclass")
+            .fetch_one(conn)
+            .await?;
+    Ok(if cache == 1 {
+        Finding::ok(CHECK, "draws ids one by one")
+    } else {
+        Finding::fail(
+            CHECK,
+            format!(
+                "outbox_messages_id_seq has a cache of {cache}: sessions keep ids back, and late rows could be lost"
+            ),
+            "stop all services, then `alter sequence outbox_messages_id_seq cache 1`",
+        )
+    })
+}
+
+#[derive(sqlx::FromRow)]
+struct Ahead {
+    messages: Option<i64>,
+    checkpoints: Option<i64>,
+    jobs_today: bool,
+    jobs_tomorrow: bool,
+}
+
+async fn check_partitions(conn: &mut PgConnection, partition_rows: i64) -> sqlx::Result<Finding> {
+    let ahead: Ahead = sqlx::query_as(
+        "with ends as (
+             select i.inhparent,
+                    max(substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \\(''(\\d+)''\\)')::bigint) as hi
+             from pg_inherits i join pg_class c on c.oid = i.inhrelid
+             where i.inhparent in ('outbox_messages'::regclass, 'outbox_checkpoints'::regclass)
+             group by i.inhparent
+         )
+         select (select hi from ends where inhparent = 'outbox_messages'::regclass)
+                    - (select last_value from outbox_messages_id_seq) as messages,
+                (select hi from ends where inhparent = 'outbox_checkpoints'::regclass)
+                    - (select coalesce(max(seq), 0) from outbox_checkpoints) as checkpoints,
+                to_regclass(to_char(now() at time zone 'utc', '\"jobs_\"YYYYMMDD')) is not null as jobs_today,
+                to_regclass(to_char(now() at time zone 'utc' + interval '1 day', '\"jobs_\"YYYYMMDD')) is not null
+                    as jobs_tomorrow",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(judge_partitions(&ahead, partition_rows))
+}
+
+fn judge_partitions(ahead: &Ahead, partition_rows: i64) -> Finding {
+    const CHECK: &str = "schema.partitions";
+    let messages = ahead.messages.unwrap_or(0);
+    let checkpoints = ahead.checkpoints.unwrap_or(0);
+    if messages <= 1 || checkpoints <= 1 || !ahead.jobs_today {
+        return Finding::fail(
+            CHECK,
+            "a partition that is needed now is missing",
+            "run `dispatcher migrate`, which makes it; a leader makes partitions ahead while it runs",
+        );
+    }
+    let found = format!("ready for {messages} more messages and {checkpoints} more checkpoints");
+    if messages < partition_rows / 2 || !ahead.jobs_tomorrow {
+        return Finding::warn(
+            CHECK,
+            format!("{found}: fewer than a leader keeps ready"),
+            "start a relay, or run `dispatcher migrate`; look for a lock on the tables when one runs",
+        );
+    }
+    Finding::ok(CHECK, found)
+}
+
+fn check_leader(o: &Overview) -> Finding {
+    const CHECK: &str = "outbox.leader";
+    match (&o.leader, o.lease_until) {
+        (Some(leader), Some(until)) => Finding::ok(CHECK, format!("{leader} leads until {until} or renews")),
+        _ if o.pending > 0 => Finding::fail(
+            CHECK,
+            format!("nobody relays, and {} messages wait", o.pending),
+            "start `dispatcher serve` with --role all or relay, or look into its log",
+        ),
+        _ => Finding::warn(
+            CHECK,
+            "nobody relays; nothing waits",
+            "start `dispatcher serve` with --role all or relay",
+        ),
+    }
+}
+
+fn check_backlog(o: &Overview) -> Finding {
+    const CHECK: &str = "outbox.backlog";
+    let found = format!(
+        "{} messages wait, the oldest for {}",
+        o.pending,
+        duration(o.oldest_pending_age_seconds)
+    );
+    if o.pending > 0 && o.oldest_pending_age_seconds > OLD_BACKLOG_SECONDS {
+        return Finding::fail(
+            CHECK,
+            found,
+            "Kafka, a pause, a missing leader or an open transaction holds them: see the other lines",
+        );
+    }
+    Finding::ok(CHECK, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Status, *};
+
+    #[test]
+    fn a_schema_that_is_too_old_or_too_new_says_what_to_do() {
+        for (version, oldest, known, status, advice) in [
+            (2, 1, 2, Status::Ok, None),
+            (3, 2, 2, Status::Ok, None), // a newer schema on which this one still runs
+            (3, 3, 2, Status::Fail, Some("install the newer")),
+            (1, 1, 2, Status::Fail, Some("dispatcher migrate")),
+        ] {
+            let finding = judge_schema(version, oldest, known);
+            assert_eq!(finding.status, status, "{finding:?}");
+            match advice {
+                None => assert_eq!(finding.advice, None),
+                Some(words) => assert!(finding.advice.as_deref().unwrap().contains(words), "{finding:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn missing_partitions_are_found_before_they_are_needed() {
+        let ahead = |messages, checkpoints, today, tomorrow| Ahead {
+            messages,
+            checkpoints,
+            jobs_today: today,
+            jobs_tomorrow: tomorrow,
+        };
+        let status = |ahead: &Ahead| judge_partitions(ahead, 1000).status;
+        assert_eq!(status(&ahead(Some(1500), Some(9), true, true)), Status::Ok);
+        assert_eq!(status(&ahead(Some(400), Some(9), true, true)), Status::Warn);
+        assert_eq!(status(&ahead(Some(1500), Some(9), true, false)), Status::Warn);
+        assert_eq!(status(&ahead(Some(1), Some(9), true, true)), Status::Fail);
+        assert_eq!(status(&ahead(None, Some(9), true, true)), Status::Fail);
+        assert_eq!(status(&ahead(Some(1500), Some(9), false, true)), Status::Fail);
+    }
+}
