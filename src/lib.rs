@@ -12,6 +12,9 @@
 //! that it is there. [`drafts`] is the Event Service's table, read only. [`cli`] is what operators type, and
 //! `cli::serve` the one place that builds pools, clients and tasks. ARCHITECTURE.md walks one job, one
 //! outage and one crash.
+//!
+//! [`content`] is the other side, the Content Service in small (`content-worker`): it shares nothing with the
+//! rest but [`messages`], the values of the two topics.
 
 pub mod config;
 pub mod telemetry;
@@ -19,6 +22,9 @@ pub mod telemetry;
 pub mod drafts;
 pub mod jobs;
 pub mod outbox;
+
+pub mod content;
+pub mod messages;
 
 pub mod publish;
 pub mod relay;

@@ -13,6 +13,7 @@ use super::{
     JobStatus,
     cache::{CachedJob, JobCache},
 };
+use crate::messages::Image;
 
 /// For the answer of PostgreSQL, after a connection of the pool was had.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,25 +65,6 @@ pub enum MessageState {
     Published,
     /// Refused for good, until an operator retries it.
     Dead,
-}
-
-/// An image that the Content Service made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Image {
-    /// Its style.
-    pub style: ImageStyle,
-    /// Where it can be fetched.
-    pub url: String,
-}
-
-/// The style of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "UPPERCASE")]
-#[expect(missing_docs, reason = "the Content Service's own words")]
-pub enum ImageStyle {
-    Simple,
-    Fancy,
-    Trendy,
 }
 
 impl JobStatus {
