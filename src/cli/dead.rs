@@ -88,15 +88,19 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         Args::List(args) => list(args, context, &mut conn).await,
         Args::Retry(args) => {
             let dead = choose(args, &mut conn).await?;
-            let what = describe(&dead);
-            args.confirmation.ask(context, &format!("retry {what}"), "yes")?;
+            if !nothing(&dead) {
+                let what = format!("retry {}", describe(&dead));
+                args.confirmation.ask(context, &what, "yes")?;
+            }
             let outcome = retry(context, &mut conn, &dead, &args.reason, &args.operator.name()).await?;
             output::one(context.output, &["retried", "replay_id"], &outcome)
         }
         Args::Discard(args) => {
             let dead = choose(args, &mut conn).await?;
-            let what = describe(&dead);
-            args.confirmation.ask(context, &format!("discard {what}"), "yes")?;
+            if !nothing(&dead) {
+                let what = format!("discard {}", describe(&dead));
+                args.confirmation.ask(context, &what, "yes")?;
+            }
             let discarded =
                 dead_letters::discard_dead_letters(&mut conn, &dead, &args.reason, &args.operator.name()).await?;
             output::one(context.output, &["discarded"], &Discarded { discarded })
@@ -169,9 +173,17 @@ async fn choose(args: &ResolveArgs, conn: &mut PgConnection) -> Result<Dead, Cli
     ))
 }
 
+/// All that were named are resolved already.
+fn nothing(dead: &Dead) -> bool {
+    matches!(dead, Dead::Ids(ids) if ids.is_empty())
+}
+
 fn describe(dead: &Dead) -> String {
     match dead {
-        Dead::Ids(ids) => format!("{} dead letters", ids.len()),
+        Dead::Ids(ids) => format!(
+            "the dead letters {}",
+            ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+        ),
         Dead::Class(class) => format!("all dead letters of the class {class}"),
         Dead::All => "all dead letters".to_owned(),
     }
@@ -188,7 +200,7 @@ async fn retry(
         retried: 0,
         replay_id: None,
     };
-    if matches!(dead, Dead::Ids(ids) if ids.is_empty()) {
+    if nothing(dead) {
         return Ok(retried);
     }
     // New rows need a partition; while no leader runs, nobody else makes it.

@@ -21,7 +21,8 @@ pub struct Overview {
     pub dead_discarded: i64,
     /// The leading replica; null: none leads.
     pub leader: Option<String>,
-    /// When the leader's lease ends unless it renews it; also that of a lease that has run out.
+    /// When the leader's lease ends unless it renews it; also that of a lease that has run out. Null: nobody
+    /// has led yet.
     pub lease_until: Option<DateTime<Utc>>,
     /// The last checkpoint.
     pub checkpoint: Option<i64>,
@@ -35,7 +36,7 @@ pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
         "select o.pending, o.oldest_pending_age_seconds, coalesce(o.published, 0) as published, o.dead, o.leader,
                 (select count(*) from outbox_dead_letters where resolution = 'retried') as dead_retried,
                 (select count(*) from outbox_dead_letters where resolution = 'discarded') as dead_discarded,
-                c.lease_until, c.seq as checkpoint, c.fence
+                nullif(c.lease_until, '-infinity') as lease_until, c.seq as checkpoint, c.fence
          from outbox_overview o
          left join lateral (
              select seq, fence, lease_until from outbox_checkpoints order by seq desc limit 1

@@ -132,7 +132,7 @@ struct Listener(Arc<Complaints>);
 
 impl ClientContext for Listener {
     fn error(&self, _: KafkaError, reason: &str) {
-        self.0.0.lock().push(reason.to_owned());
+        self.0.0.lock().push(without_thread(reason));
     }
 
     fn log(&self, level: RDKafkaLogLevel, _: &str, message: &str) {
@@ -140,12 +140,20 @@ impl ClientContext for Listener {
             level,
             RDKafkaLogLevel::Error | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Emerg
         ) {
-            self.0.0.lock().push(message.to_owned());
+            self.0.0.lock().push(without_thread(message));
         }
     }
 }
 
 impl ConsumerContext for Listener {}
+
+/// Log lines begin with the client's thread, which helps nobody.
+fn without_thread(line: &str) -> String {
+    line.strip_prefix("[thrd:")
+        .and_then(|rest| rest.split_once("]: "))
+        .map_or(line, |(_, rest)| rest)
+        .to_owned()
+}
 
 /// Asks the brokers. Blocks for a few times [`CALL_TIMEOUT`] at most.
 fn look(kafka: &config::Kafka) -> Result<Seen, Finding> {

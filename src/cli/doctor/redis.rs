@@ -55,7 +55,7 @@ fn explain(error: &RedisError) -> Finding {
          accepted without it, status comes from PostgreSQL"
     } else if lower.contains("tls") || lower.contains("certificate") || lower.contains("invalidmessage") {
         "redis.url says rediss://: is it TLS that listens there, with a certificate that this machine trusts?"
-    } else if error.is_connection_dropped() {
+    } else if error.is_connection_dropped() && !error.is_connection_refusal() {
         "it closed the connection: a server that speaks TLS does so when redis.url says redis:// (TLS is rediss://)"
     } else {
         "start it, or check redis.url; jobs are accepted without it, status comes from PostgreSQL"
