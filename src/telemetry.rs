@@ -1,5 +1,7 @@
 //! Logs and metrics. Handed in, never reached for.
 
+mod logs;
+
 use std::sync::{Arc, atomic::AtomicU64};
 
 use prometheus_client::{
@@ -7,6 +9,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+pub use logs::init_logs;
 
 /// The label `error_class` of failures.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -185,17 +189,4 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut out, &self.registry).expect("writing to a String cannot fail");
         out
     }
-}
-
-/// Sends the log to standard error, as `log.format` and `log.filter` say. Called once; a second call is
-/// ignored, for a host of several services in one process.
-pub fn init_logs(log: &crate::config::Log) {
-    let filter = tracing_subscriber::EnvFilter::new(&log.filter);
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let _ = match log.format {
-        crate::config::LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        crate::config::LogFormat::Pretty => builder.try_init(),
-    };
 }

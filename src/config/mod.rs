@@ -1,9 +1,13 @@
 //! Every setting: type and meaning. Defaults, units and ranges stand in `config/default.toml`, which is
-//! compiled in; [`settings`] lays the sources over each other, [`value`] says what a text means.
+//! compiled in; `settings` lays the sources over each other, `value` says what a text means.
 
+mod document;
 mod kafka_properties;
+mod names;
 mod redact;
-pub mod settings;
+mod settings;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -323,6 +327,6 @@ pub struct Log {
 pub enum LogFormat {
     /// One JSON object a line.
     Json,
-    /// One line for people, coloured on a terminal.
+    /// One line an event, for people.
     Pretty,
 }

@@ -137,7 +137,7 @@ impl Reader<'_> {
             Ok(value) => value,
             Err(expected) => {
                 self.refuse(key, expected);
-                parse(&super::settings::KEYS[key]).expect("a test reads every default")
+                parse(&super::names::KEYS[key]).expect("a test reads every default")
             }
         }
     }
