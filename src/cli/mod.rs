@@ -9,6 +9,7 @@ pub mod dead;
 pub mod doctor;
 mod error;
 pub mod migrate;
+mod openapi;
 pub mod operator;
 pub mod outbox;
 pub mod output;
@@ -89,6 +90,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Drop settled partitions older than outbox.retention, and old idempotency keys
     Retain(retain::Args),
+    /// Print the OpenAPI document of the HTTP interface
+    Openapi,
     /// Print the completion script of a shell
     Completions(completions::Args),
 }
@@ -129,6 +132,7 @@ async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
         Command::Resume(args) => pause::resume(&args, &context()?).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, &context()?)).await,
         Command::Retain(args) => retain::run(&args, &context()?).await,
+        Command::Openapi => openapi::run(),
         Command::Completions(args) => completions::run(&args),
     }
 }

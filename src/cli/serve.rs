@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use secrecy::ExposeSecret as _;
 use sqlx::{
-    Connection, PgConnection, PgPool,
+    Connection, PgConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::{
@@ -29,12 +29,18 @@ use crate::{
     config::Config,
     http::{
         self, AdminState, ApiState,
+        auth::Authenticator,
+        body::BodyLimits,
         health::Readiness,
         listener::{self, ListenerOptions},
+        rate_limit::RateLimit,
     },
     jobs::{
         cache::JobCache,
         intake::{self, IntakeOptions},
+        status::StatusReader,
+        store,
+        watch::Watch,
     },
     outbox::{
         record::RecordLimit,
@@ -88,7 +94,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     let reads = PgPoolOptions::new()
         .max_connections(config.database.max_connections)
         .acquire_timeout(config.database.connect_timeout)
-        .connect_lazy_with(database.clone().application_name("dispatcher reads"));
+        .connect_lazy_with(store::with_stable_plans(database.clone()).application_name("dispatcher reads"));
     let readiness = Readiness::new(reads.clone(), stop.clone());
 
     // One after the other, from the outside to the inside.
@@ -162,7 +168,25 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             &intake_tasks,
             stop_intake.clone(),
         );
-        let state = api_state(config, &reads, intake, cache, readiness, &metrics)?;
+        let authenticator = Authenticator::from_config(&config.auth)
+            .await
+            .map_err(|error| CliError::Usage(error.to_string()))?;
+        tasks.spawn("token keys", authenticator.clone().keep_fresh(stop_relay.clone()));
+        let status = StatusReader::new(reads.clone(), cache, &config.kafka.topic);
+        let state = ApiState {
+            authenticator,
+            rate_limit: Arc::new(RateLimit::new(config.http.rate_limit)),
+            body: BodyLimits {
+                max_bytes: config.http.max_body_bytes,
+                timeout: config.http.body_timeout,
+            },
+            intake,
+            watch: Watch::spawn(status.clone(), &intake_tasks, stop_http.clone()),
+            status,
+            readiness,
+            metrics: Arc::clone(&metrics),
+            max_header_bytes: config.http.max_header_bytes,
+        };
         tasks.spawn(
             "public listener",
             listener::serve(public, http::public_router(state), listener_options, stop_http.clone()),
@@ -221,22 +245,6 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         }
         Some(name) => Err(anyhow!("{name} ended by itself; the log says why").into()),
     }
-}
-
-fn api_state(
-    config: &Config,
-    reads: &PgPool,
-    intake: intake::Intake,
-    cache: JobCache,
-    readiness: Readiness,
-    metrics: &Arc<Metrics>,
-) -> Result<ApiState, CliError> {
-    let _ = (reads, intake, cache);
-    Ok(ApiState {
-        readiness,
-        metrics: Arc::clone(metrics),
-        max_header_bytes: config.http.max_header_bytes,
-    })
 }
 
 /// The tasks that live as long as the program.

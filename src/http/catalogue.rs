@@ -38,6 +38,7 @@ pub enum Code {
     Overloaded,
     DatabaseUnavailable,
     OutcomeUnknown,
+    KeysUnavailable,
     ShuttingDown,
 }
 
@@ -74,7 +75,7 @@ const fn entry(
 
 impl Code {
     /// In the order of their status.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::MalformedRequest,
         Self::MalformedId,
         Self::MalformedHeader,
@@ -97,6 +98,7 @@ impl Code {
         Self::Overloaded,
         Self::DatabaseUnavailable,
         Self::OutcomeUnknown,
+        Self::KeysUnavailable,
         Self::ShuttingDown,
     ];
 
@@ -260,6 +262,13 @@ impl Code {
                  503 after which something may have been accepted.",
                 "Repeat with the same Idempotency-Key: it gives the first job if there is one. Without a key, a repeat may \
                  make a second job.",
+            ),
+            Self::KeysUnavailable => entry(
+                "keys-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Tokens cannot be verified now",
+                "The keys that verify tokens could not be fetched since this replica started. Nothing was accepted.",
+                "Repeat after Retry-After seconds.",
             ),
             Self::ShuttingDown => entry(
                 "shutting-down",

@@ -41,11 +41,6 @@ impl Readiness {
         }))
     }
 
-    /// Cancelled when the replica has begun to stop.
-    pub fn shutdown(&self) -> &CancellationToken {
-        &self.0.shutdown
-    }
-
     async fn check(&self) -> Result<(), Problem> {
         if self.0.shutdown.is_cancelled() {
             return Err(Problem::new(Code::ShuttingDown).retry_after(1));

@@ -5,38 +5,90 @@
 //! [`openapi`]. [`problem`] and [`catalogue`] are how all of them fail.
 
 pub mod auth;
+pub mod body;
 pub mod catalogue;
 #[cfg(test)]
 mod committed;
+mod content_generation;
 mod edge;
+mod etag;
 pub mod health;
+mod id;
+mod idempotency;
+mod jobs;
 pub mod listener;
 mod metrics;
 pub mod openapi;
+mod prefer;
 pub mod problem;
 pub mod rate_limit;
 mod request_id;
+mod trace_context;
 
 use std::sync::Arc;
 
-use axum::{Router, extract::FromRef, routing::get};
+use axum::{
+    Router,
+    extract::FromRef,
+    http::{HeaderMap, header},
+    routing::get,
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
 
 use self::{
+    auth::{AuthError, Authenticator},
+    body::BodyLimits,
+    catalogue::Code,
     edge::{Edge, surround},
     health::Readiness,
+    problem::Problem,
+    rate_limit::RateLimit,
 };
-use crate::telemetry::Metrics;
+use crate::{
+    jobs::{intake::Intake, status::StatusReader, watch::Watch},
+    telemetry::Metrics,
+};
 
 /// What the public listener's handlers work with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ApiState {
+    /// Verifies tokens.
+    pub authenticator: Authenticator,
+    /// `http.rate_limit`.
+    pub rate_limit: Arc<RateLimit>,
+    /// `http.max_body_bytes` and `http.body_timeout`.
+    pub body: BodyLimits,
+    /// Accepts jobs.
+    pub intake: Intake,
+    /// Reads jobs.
+    pub status: StatusReader,
+    /// Waits for jobs to change.
+    pub watch: Watch,
     /// Answers `/readyz`.
     pub readiness: Readiness,
     /// Each request is measured.
     pub metrics: Arc<Metrics>,
     /// `http.max_header_bytes`.
     pub max_header_bytes: usize,
+}
+
+impl ApiState {
+    /// Who calls, and whether that user may call again so soon.
+    async fn identify(&self, headers: &HeaderMap) -> Result<Uuid, Problem> {
+        let principal = self.authenticator.authenticate(headers).await.map_err(refused)?;
+        self.rate_limit.check(principal.user_id)?;
+        Ok(principal.user_id)
+    }
+}
+
+fn refused(error: AuthError) -> Problem {
+    match error {
+        AuthError::KeysUnavailable => Problem::new(Code::KeysUnavailable).retry_after(5),
+        error => Problem::new(Code::Unauthorized)
+            .detail(error.to_string())
+            .header(header::WWW_AUTHENTICATE, error.challenge()),
+    }
 }
 
 impl FromRef<ApiState> for Readiness {
@@ -90,6 +142,8 @@ pub fn admin_router(state: AdminState) -> Router {
 /// Routes and document of the public listener, from the same list.
 fn public_api() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(content_generation::accept))
+        .routes(routes!(jobs::show))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(catalogue::list))

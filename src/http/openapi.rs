@@ -21,7 +21,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
     catalogue::{self, Code},
-    health,
+    content_generation, health, jobs,
     problem::{self, ProblemBody},
 };
 
@@ -70,6 +70,8 @@ const ANYWHERE: &[Code] = &[
 
 /// The problems of each operation beyond those of [`ANYWHERE`].
 const PROBLEMS: &[(&str, &[Code])] = &[
+    ("accept_job", content_generation::PROBLEMS),
+    ("read_job", jobs::PROBLEMS),
     ("livez", &[]),
     ("readyz", health::READYZ_PROBLEMS),
     ("list_problems", &[]),
@@ -174,6 +176,7 @@ fn header_of(code: Code) -> Option<(&'static str, &'static str, Type)> {
         | Code::Overloaded
         | Code::DatabaseUnavailable
         | Code::OutcomeUnknown
+        | Code::KeysUnavailable
         | Code::ShuttingDown => Some(("Retry-After", "In seconds", Type::Integer)),
         _ => None,
     }

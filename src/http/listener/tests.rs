@@ -220,11 +220,13 @@ async fn a_stop_closes_idle_connections_and_lets_requests_finish() {
             "finished"
         }
     });
-    let server = Server::of(Router::new().route("/slow", slow)).await;
+    let server = Server::of(Router::new().route("/slow", slow).route("/quick", get(|| async {}))).await;
     let mut busy = server.connect().await;
     busy.write_all(b"GET /slow HTTP/1.1\r\n\r\n").await.unwrap();
     begun.notified().await;
     let mut idle = server.connect().await;
+    idle.write_all(b"GET /quick HTTP/1.1\r\n\r\n").await.unwrap();
+    assert_ne!(idle.read(&mut [0; 1024]).await.unwrap(), 0);
 
     server.cancel.cancel();
     assert_eq!(read_to_end(&mut idle).await, "");
