@@ -166,3 +166,147 @@ fn payload(job_id: Uuid, draft: &EventDraft) -> Vec<u8> {
     })
     .expect("strings and checked JSON always serialise")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{option, prelude::*};
+    use serde_json::Value;
+
+    use super::*;
+
+    const USER: Uuid = Uuid::from_u128(0xa);
+    const DRAFT: Uuid = Uuid::from_u128(0xd);
+    const NO_LIMIT: usize = usize::MAX;
+
+    fn request() -> AcceptRequest {
+        AcceptRequest {
+            user_id: USER,
+            draft_id: DRAFT,
+            idempotency_key: Some("key".into()),
+            traceparent: None,
+        }
+    }
+
+    fn identity() -> Identity {
+        Identity::new(DateTime::from_timestamp(1_790_000_000, 123_456_000).unwrap())
+    }
+
+    /// Drafts in every state: whose, with and without title and recommendation.
+    fn drafts() -> impl Strategy<Value = EventDraft> {
+        let text = || option::of(any::<String>());
+        let store_info = option::of(prop_oneof![
+            Just(r#"{"a": 1.50, "b": 12345678901234567890.000000000000000001}"#.to_owned()),
+            Just("null".to_owned()),
+            any::<f64>().prop_map(|n| Value::from(n).to_string()),
+            any::<String>().prop_map(|s| Value::from(s).to_string()),
+        ]);
+        let title = prop_oneof![any::<String>(), "[ \t\u{a0}\n]*"];
+        (any::<bool>(), title, text(), text(), text(), store_info, any::<bool>()).prop_map(
+            |(owned, title, prize, brand_color, logo_url, store_info, selected)| EventDraft {
+                id: DRAFT,
+                user_id: if owned { USER } else { Uuid::from_u128(0xb) },
+                title,
+                prize,
+                brand_color,
+                logo_url,
+                store_info: store_info.map(|json| RawValue::from_string(json).unwrap()),
+                selected_recommendation_id: selected.then_some(Uuid::from_u128(0xe)),
+            },
+        )
+    }
+
+    /// A draft that is accepted.
+    fn ready() -> impl Strategy<Value = EventDraft> {
+        drafts().prop_map(|draft| EventDraft {
+            user_id: USER,
+            title: format!("x{}", draft.title),
+            selected_recommendation_id: Some(Uuid::from_u128(0xe)),
+            ..draft
+        })
+    }
+
+    fn written(decision: Decision) -> NewJob {
+        match decision {
+            Decision::Write(job) => *job,
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_repeat_of_a_success_gets_the_first_answer_whatever_became_of_the_draft(draft in option::of(drafts())) {
+            let stored = Some(StoredKey { draft_id: DRAFT, job_id: Uuid::from_u128(1) });
+            let decision = decide(&request(), draft.as_ref(), stored, identity(), 0);
+            prop_assert!(matches!(decision, Decision::Replay(id) if id == Uuid::from_u128(1)));
+        }
+
+        #[test]
+        fn a_key_of_another_draft_is_refused_and_says_nothing_of_either(draft in option::of(drafts())) {
+            let stored = Some(StoredKey { draft_id: Uuid::from_u128(0xf), job_id: Uuid::from_u128(1) });
+            let decision = decide(&request(), draft.as_ref(), stored, identity(), NO_LIMIT);
+            prop_assert!(matches!(decision, Decision::Refuse(AcceptError::KeyReused)));
+        }
+
+        #[test]
+        fn the_first_thing_that_is_wrong_is_named(draft in drafts(), limit in prop_oneof![Just(0), Just(NO_LIMIT)]) {
+            let expected = if draft.user_id != USER {
+                Some(AcceptError::NotFound)
+            } else if draft.selected_recommendation_id.is_none() {
+                Some(AcceptError::NoRecommendation)
+            } else if draft.title.chars().all(char::is_whitespace) {
+                Some(AcceptError::DraftIncomplete)
+            } else {
+                None
+            };
+            match (expected, decide(&request(), Some(&draft), None, identity(), limit)) {
+                (Some(expected), Decision::Refuse(refusal)) => prop_assert_eq!(expected, refusal),
+                (None, Decision::Refuse(AcceptError::TooLarge { size, limit: 0 })) => prop_assert!(limit == 0 && size > 0),
+                (None, Decision::Write(_)) => prop_assert_eq!(limit, NO_LIMIT),
+                (expected, decision) => prop_assert!(false, "{:?} but {:?}", expected, decision),
+            }
+        }
+
+        #[test]
+        fn the_limit_is_right_to_the_byte(draft in ready(), traceparent in option::of("[0-9a-f]{55}")) {
+            let request = AcceptRequest { traceparent, ..request() };
+            let size = batch_size(&written(decide(&request, Some(&draft), None, identity(), NO_LIMIT)).message);
+            written(decide(&request, Some(&draft), None, identity(), size));
+            let refused = decide(&request, Some(&draft), None, identity(), size - 1);
+            let is_named = matches!(refused, Decision::Refuse(AcceptError::TooLarge { size: s, limit: l }) if s == size && l == size - 1);
+            prop_assert!(is_named);
+        }
+
+        #[test]
+        fn the_payload_has_the_seven_fields_in_order_and_nothing_lost(draft in ready()) {
+            let job = written(decide(&request(), Some(&draft), None, identity(), NO_LIMIT));
+            let text = std::str::from_utf8(&job.message.payload).unwrap();
+            let null = |text: &Option<String>| text.as_ref().map_or("null".to_owned(), |t| Value::from(t.as_str()).to_string());
+            let expected = format!(
+                r#"{{"jobId":"{}","eventDraftId":"{DRAFT}","title":{},"prize":{},"brandColor":{},"logoUrl":{},"storeInfo":{}}}"#,
+                job.job_id(), Value::from(draft.title.as_str()), null(&draft.prize), null(&draft.brand_color),
+                null(&draft.logo_url), draft.store_info.as_ref().map_or("null", |json| json.get()),
+            );
+            prop_assert_eq!(text, expected);
+        }
+    }
+
+    #[test]
+    fn a_missing_draft_is_not_found() {
+        assert!(matches!(
+            decide(&request(), None, None, identity(), NO_LIMIT),
+            Decision::Refuse(AcceptError::NotFound)
+        ));
+    }
+
+    #[test]
+    fn ids_hold_the_instant_and_differ() {
+        let a = identity();
+        let b = identity();
+        let all = [a.job_id, a.event_id, b.job_id, b.event_id];
+        for (i, id) in all.iter().enumerate() {
+            assert_eq!(id.get_version_num(), 7);
+            assert_eq!(id.as_u128() >> 80, a.at.timestamp_millis() as u128);
+            assert!(!all[..i].contains(id));
+        }
+    }
+}
