@@ -195,7 +195,7 @@ from unnest($1::uuid[]) as asked (id)
 cross join lateral (
     select id, user_id, event_draft_id, outbox_id, created_at from jobs where id = asked.id offset 0
 ) j
-left join installation i on true
+left join installation i on i.singleton
 left join lateral (
     select status, images, error from job_results where job_id = asked.id
     order by status <> 'PROCESSING' desc limit 1
