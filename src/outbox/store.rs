@@ -68,8 +68,8 @@ macro_rules! read_statement {
              from (
                 select m.*, sum(octet_length(payload)) over (order by id rows unbounded preceding) as bytes,
                        octet_length(payload) as own
-                from unnest($2::bigint[]) hole(id) cross join lateral (
-                    select * from outbox_messages m where m.id = hole.id offset 0
+                from unnest($2::bigint[]) wanted(hole) cross join lateral (
+                    select * from outbox_messages m where m.id = wanted.hole offset 0
                 ) m
              ) m
              union all
@@ -171,8 +171,8 @@ fn message_from(row: &PgRow) -> sqlx::Result<Option<OutboxMessage>> {
 /// Which of these ids have a row, and its event id.
 pub async fn read_event_ids(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<(i64, Uuid)>> {
     sqlx::query_as(
-        "select m.id, m.event_id from unnest($1::bigint[]) wanted(id)
-         cross join lateral (select id, event_id from outbox_messages m where m.id = wanted.id offset 0) m",
+        "select m.id, m.event_id from unnest($1::bigint[]) wanted(hole)
+         cross join lateral (select id, event_id from outbox_messages m where m.id = wanted.hole offset 0) m",
     )
     .bind(ids)
     .fetch_all(conn)

@@ -176,8 +176,7 @@ impl Producer {
                 (window_bytes * 2 / 1024).max(1024).to_string(),
             )
             // Waits half a minute before it believes that a topic is gone; until then it is an outage.
-            .set("topic.metadata.propagation.max.ms", "30000")
-            .set("enable.gapless.guarantee", "false");
+            .set("topic.metadata.propagation.max.ms", "30000");
         // A batch above the topic's limit is refused whole, though each record in it is small enough.
         let batch = c.get("batch.size").and_then(|b| b.parse().ok()).unwrap_or(1_000_000);
         c.set("batch.size", batch.min(record_limit).max(1).to_string());
