@@ -197,10 +197,12 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             database,
             kafka: config.kafka.clone(),
             options: config.relay.clone(),
-            partition_rows: config.outbox.partition_rows,
+            outbox: config.outbox.clone(),
+            key_retention: config.idempotency.retention,
             leader: Relay::leader_name(&config.replica.name),
             metrics: Arc::clone(&metrics),
             wake,
+            replays: Wake::default(),
             limit,
             leading,
             drain: config.shutdown.budget / 2,
@@ -208,6 +210,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         let replays = replayer::run(
             reads.clone(),
             config.outbox.partition_rows,
+            relay.replays.clone(),
             relay.wake.clone(),
             stop_intake.clone(),
         );

@@ -128,7 +128,7 @@ pub struct StatusReader {
 }
 
 impl StatusReader {
-    /// The pool's sessions should have [`super::store::with_stable_plans`]. `topic` is shown while no leader
+    /// The pool's sessions should have [`crate::outbox::store::with_stable_plans`]. `topic` is shown while no leader
     /// has recorded the installation's.
     pub fn new(pool: PgPool, cache: JobCache, topic: &str) -> Self {
         Self {

@@ -14,18 +14,7 @@ use super::{
     AcceptRequest,
     accept::{NewJob, StoredKey},
 };
-use crate::drafts::EventDraft;
-
-/// Settings of a session whose statements look rows up by index: one plan for a statement, made once, and
-/// never a sequential scan, not even where a table was empty when the plan was made. No JIT: a scan that
-/// cannot be avoided counts as 10^10 with `enable_seqscan=off`, and would be compiled for 50 ms each time.
-pub fn with_stable_plans(options: PgConnectOptions) -> PgConnectOptions {
-    options.options([
-        ("plan_cache_mode", "force_generic_plan"),
-        ("enable_seqscan", "off"),
-        ("jit", "off"),
-    ])
-}
+use crate::{drafts::EventDraft, outbox::store::with_stable_plans};
 
 /// Settings of a session that accepts. The timeouts are PostgreSQL's own, a statement's and a lock's.
 pub fn accepting_session(options: PgConnectOptions, statement: Duration, lock: Duration) -> PgConnectOptions {

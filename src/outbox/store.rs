@@ -3,10 +3,24 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    PgConnection, Row,
+    postgres::{PgConnectOptions, PgRow},
+};
 use uuid::Uuid;
 
 use super::{checkpoints::Lease, record::OutboxMessage};
+
+/// Settings of a session whose statements look rows up by index: one plan for a statement, made once, and
+/// never a sequential scan, not even where a table was empty when the plan was made. What is switched off
+/// has an absurd cost, and that would have every such plan compiled first, for half a second.
+pub fn with_stable_plans(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("jit", "off"),
+    ])
+}
 
 /// What one read of the log is asked for.
 #[derive(Debug, Clone)]
@@ -41,6 +55,8 @@ pub struct ReadResult {
     pub oldest: Option<DateTime<Utc>>,
     /// Dead letters that wait for an operator, counted up to [`DEAD_COUNT_CAP`].
     pub dead: i64,
+    /// A replay is running: its rows have to be written.
+    pub replaying: bool,
     /// The lease was prolonged by this statement (when that was asked for, and it was still held).
     pub renewed: bool,
 }
@@ -57,12 +73,13 @@ macro_rules! read_statement {
                 coalesce((select max(id) from outbox_messages), 0) as max_id,
                 (select created_at from outbox_messages where id >= $5 order by id limit 1) as oldest,
                 (select count(*) from (select from outbox_dead_letters where resolution is null limit 10001) d) as dead,
+                exists (select from outbox_replays where state = 'running') as replaying,
                 null::bigint as id, null::uuid as event_id, null::uuid as job_id, null::uuid as key,
                 null::timestamptz as event_time, null::timestamptz as created_at, null::uuid as replay_id,
                 null::text as traceparent, null::bytea as payload
              from outbox_control c
              union all
-             select null, null, null, null, null, null,
+             select null, null, null, null, null, null, null,
                 id, event_id, job_id, key, event_time, created_at, replay_id, traceparent,
                 case when bytes <= $4 or bytes = own then payload end
              from (
@@ -73,7 +90,7 @@ macro_rules! read_statement {
                 ) m
              ) m
              union all
-             select null, null, null, null, null, null,
+             select null, null, null, null, null, null, null,
                 id, event_id, job_id, key, event_time, created_at, replay_id, traceparent, payload
              from (
                 select m.*, sum(octet_length(payload)) over (order by id rows unbounded preceding) as bytes,
@@ -132,6 +149,7 @@ pub async fn read_messages(
         max_id: control.try_get(3)?,
         oldest: control.try_get(4)?,
         dead: control.try_get(5)?,
+        replaying: control.try_get(6)?,
         renewed: control.try_get(1)?,
     };
     for row in &rows[1..] {
@@ -152,18 +170,18 @@ pub async fn read_messages(
 
 /// From the columns of the read statement; none when its payload was left out.
 fn message_from(row: &PgRow) -> sqlx::Result<Option<OutboxMessage>> {
-    let Some(payload) = row.try_get(14)? else {
+    let Some(payload) = row.try_get(15)? else {
         return Ok(None);
     };
     Ok(Some(OutboxMessage {
-        id: row.try_get(6)?,
-        event_id: row.try_get(7)?,
-        job_id: row.try_get(8)?,
-        key: row.try_get(9)?,
-        event_time: row.try_get(10)?,
-        created_at: row.try_get(11)?,
-        replay_id: row.try_get(12)?,
-        traceparent: row.try_get(13)?,
+        id: row.try_get(7)?,
+        event_id: row.try_get(8)?,
+        job_id: row.try_get(9)?,
+        key: row.try_get(10)?,
+        event_time: row.try_get(11)?,
+        created_at: row.try_get(12)?,
+        replay_id: row.try_get(13)?,
+        traceparent: row.try_get(14)?,
         payload,
     }))
 }

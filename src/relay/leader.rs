@@ -304,6 +304,9 @@ impl Leader<'_> {
                 self.oldest = result.oldest;
                 self.relay.metrics.dead_rows.set(result.dead);
                 self.set_paused(result.paused);
+                if result.replaying {
+                    self.relay.replays.wake();
+                }
                 self.take_rows(result, &asked);
                 let poll = POLL_EVERY.min(self.lease.length / 3);
                 self.next_read = now

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     config,
-    outbox::{checkpoints::CheckpointError, record::RecordLimit, wake::Wake},
+    outbox::{checkpoints::CheckpointError, record::RecordLimit, store::with_stable_plans, wake::Wake},
     telemetry::Metrics,
 };
 
@@ -47,14 +47,18 @@ pub struct Relay {
     pub kafka: config::Kafka,
     /// Lease, window, delivery.
     pub options: config::Relay,
-    /// `outbox.partition_rows`.
-    pub partition_rows: i64,
+    /// Partitions and their retention.
+    pub outbox: config::Outbox,
+    /// `idempotency.retention`.
+    pub key_retention: Duration,
     /// `replica.name` and a UUID of this start of the process.
     pub leader: String,
     /// Where its gauges are.
     pub metrics: Arc<Metrics>,
     /// Rung by accepting in this process, and by the listener for other replicas.
     pub wake: Wake,
+    /// Rung by a leader that sees a running replay.
+    pub replays: Wake,
     /// The topic's limit, shared with accepting.
     pub limit: RecordLimit,
     /// True while this replica leads.
@@ -71,15 +75,12 @@ impl Relay {
 
     /// A connection with the relay's session settings.
     async fn connect(&self) -> sqlx::Result<PgConnection> {
-        let options = self.database.clone().application_name("dispatcher relay").options([
-            // A plan that was made while the log was empty must stay good when it is not.
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            // What is switched off has an absurd cost, and that would have every read compiled first: 0.5 s.
-            ("jit", "off"),
-            ("max_parallel_workers_per_gather", "0"),
-            ("idle_in_transaction_session_timeout", "30s"),
-        ]);
+        let options = with_stable_plans(self.database.clone())
+            .application_name("dispatcher relay")
+            .options([
+                ("max_parallel_workers_per_gather", "0"),
+                ("idle_in_transaction_session_timeout", "30s"),
+            ]);
         within(async {
             let mut conn = options.connect().await?;
             conn.ping().await?;

@@ -61,7 +61,7 @@ pub(super) async fn start(
 ) -> Result<Started, End> {
     relay.metrics.producer_starts_total.inc();
     let checkpoints_end = partitions::ensure_checkpoints(&mut db, lease.seq).await?;
-    let outbox_end = partitions::ensure_outbox(&mut db, relay.partition_rows).await?;
+    let outbox_end = partitions::ensure_outbox(&mut db, relay.outbox.partition_rows).await?;
     partitions::ensure_jobs(&mut db, chrono::Utc::now()).await?;
 
     let beginning = checkpoints::read_position(&mut db, &lease).await?;

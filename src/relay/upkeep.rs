@@ -1,17 +1,23 @@
-//! What a leader does beside moving messages: partitions ahead, and listening for other replicas.
+//! What a leader does beside moving messages: partitions ahead, retention, and listening for other replicas.
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgListener;
+use chrono::{TimeDelta, Utc};
+use sqlx::{PgConnection, postgres::PgListener};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Relay;
-use crate::outbox::partitions::{self, CHECKPOINT_PARTITION_SEQS};
+use crate::outbox::{
+    partitions::{self, CHECKPOINT_PARTITION_SEQS},
+    retention,
+};
 
 /// The channel on which replicas that do not lead say that they have accepted something.
 pub const NOTIFY_CHANNEL: &str = "outbox";
-/// The next days' partitions are looked after this often.
-const DAYS_EVERY: Duration = Duration::from_secs(3600);
+/// The next days' partitions and what has outlived its retention are looked after this often.
+const ROUND_EVERY: Duration = Duration::from_secs(3600);
+/// Batches of idempotency keys that one round deletes, at most.
+const KEY_BATCHES: u32 = 1000;
 /// After a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -26,7 +32,7 @@ pub(super) struct Ready {
 /// leader spends no statement on it.
 pub(super) struct Upkeep {
     ready: Ready,
-    days_due: Instant,
+    round_due: Instant,
     not_before: Instant,
     running: Option<AbortOnDropHandle<sqlx::Result<Ready>>>,
 }
@@ -36,7 +42,7 @@ impl Upkeep {
         let now = Instant::now();
         Self {
             ready,
-            days_due: now + DAYS_EVERY,
+            round_due: now + ROUND_EVERY,
             not_before: now,
             running: None,
         }
@@ -49,7 +55,6 @@ impl Upkeep {
             match running.await {
                 Ok(Ok(ready)) => {
                     self.ready = ready;
-                    self.days_due = now + DAYS_EVERY;
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "making partitions ahead failed; it is tried again");
@@ -58,25 +63,46 @@ impl Upkeep {
                 Err(error) => tracing::error!(%error, "the partition maker died"),
             }
         }
-        let due = max_id + relay.partition_rows / 2 >= self.ready.outbox
-            || seq + CHECKPOINT_PARTITION_SEQS / 2 >= self.ready.checkpoints
-            || now >= self.days_due;
+        let round = now >= self.round_due;
+        let due = round
+            || max_id + relay.outbox.partition_rows / 2 >= self.ready.outbox
+            || seq + CHECKPOINT_PARTITION_SEQS / 2 >= self.ready.checkpoints;
         if due && self.running.is_none() && now >= self.not_before {
+            if round {
+                self.round_due = now + ROUND_EVERY;
+            }
             let relay = relay.clone();
-            self.running = Some(AbortOnDropHandle::new(tokio::spawn(
-                async move { make(&relay, seq).await },
-            )));
+            self.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                let mut db = relay.connect().await?;
+                let ready = make(&relay, &mut db, seq).await?;
+                if round && let Err(error) = retain(&relay, &mut db).await {
+                    tracing::warn!(%error, "retention failed; it is tried again in the next round");
+                }
+                Ok(ready)
+            })));
         }
     }
 }
 
-async fn make(relay: &Relay, seq: i64) -> sqlx::Result<Ready> {
-    let mut db = relay.connect().await?;
-    partitions::ensure_jobs(&mut db, chrono::Utc::now()).await?;
+async fn make(relay: &Relay, db: &mut PgConnection, seq: i64) -> sqlx::Result<Ready> {
+    partitions::ensure_jobs(db, Utc::now()).await?;
     Ok(Ready {
-        outbox: partitions::ensure_outbox(&mut db, relay.partition_rows).await?,
-        checkpoints: partitions::ensure_checkpoints(&mut db, seq).await?,
+        outbox: partitions::ensure_outbox(db, relay.outbox.partition_rows).await?,
+        checkpoints: partitions::ensure_checkpoints(db, seq).await?,
     })
+}
+
+/// What `dispatcher retain` does, without being asked.
+async fn retain(relay: &Relay, db: &mut PgConnection) -> sqlx::Result<()> {
+    for _ in 0..KEY_BATCHES {
+        if retention::delete_expired_keys(db, relay.key_retention).await? == 0 {
+            break;
+        }
+    }
+    if let Ok(kept) = TimeDelta::from_std(relay.outbox.retention) {
+        partitions::drop_settled(db, Utc::now() - kept, false).await?;
+    }
+    Ok(())
 }
 
 /// Rings the relay's wake for every notification of another replica. Notifications are lost while the
