@@ -39,12 +39,12 @@ use crate::{
         cache::JobCache,
         intake::{self, IntakeOptions},
         status::StatusReader,
-        store,
         watch::Watch,
     },
     outbox::{
         record::RecordLimit,
         schema::{self, SchemaError},
+        store::with_stable_plans,
         wake::Wake,
     },
     publish::topic::TopicInspector,
@@ -94,7 +94,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     let reads = PgPoolOptions::new()
         .max_connections(config.database.max_connections)
         .acquire_timeout(config.database.connect_timeout)
-        .connect_lazy_with(store::with_stable_plans(database.clone()).application_name("dispatcher reads"));
+        .connect_lazy_with(with_stable_plans(database.clone()).application_name("dispatcher reads"));
     let readiness = Readiness::new(reads.clone(), stop.clone());
 
     // One after the other, from the outside to the inside.
