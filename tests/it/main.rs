@@ -3,4 +3,5 @@
 
 mod support;
 
+mod contract_http;
 mod dev_stack;
