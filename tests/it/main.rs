@@ -5,3 +5,5 @@ mod support;
 
 mod contract_http;
 mod dev_stack;
+mod house;
+mod one_job;
