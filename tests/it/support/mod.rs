@@ -20,6 +20,7 @@
 )]
 
 pub mod app;
+pub mod content;
 pub mod drafts;
 pub mod records;
 pub mod rig;
