@@ -57,6 +57,7 @@ pub struct Metrics {
     pub accepts_total: Family<Outcome, Counter>,
     pub intake_batch_size: Histogram,
     pub cache_failures_total: Counter,
+    pub results_total: Family<Outcome, Counter>,
     pub http_request_duration_seconds: Family<Request, Histogram>,
 }
 
@@ -90,6 +91,7 @@ impl Metrics {
             accepts_total: Family::default(),
             intake_batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]),
             cache_failures_total: Counter::default(),
+            results_total: Family::default(),
             http_request_duration_seconds: Family::new_with_constructor(|| Histogram::new(latency_buckets())),
         };
         let r = &mut m.registry;
@@ -174,6 +176,11 @@ impl Metrics {
             "redis_failures",
             "Redis calls that failed or ran out of their budget",
             m.cache_failures_total.clone(),
+        );
+        r.register(
+            "job_results",
+            "Answers of the Content Service: recorded, repeated, malformed, unknown-job",
+            m.results_total.clone(),
         );
         r.register(
             "http_request_duration_seconds",

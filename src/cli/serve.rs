@@ -38,6 +38,7 @@ use crate::{
     jobs::{
         cache::JobCache,
         intake::{self, IntakeOptions},
+        results::Results,
         status::StatusReader,
         watch::Watch,
     },
@@ -47,7 +48,7 @@ use crate::{
         store::with_stable_plans,
         wake::Wake,
     },
-    publish::topic::TopicInspector,
+    publish::{client::base_config, topic::TopicInspector},
     relay::{self, Relay, replayer},
     telemetry::{self, Metrics},
 };
@@ -193,6 +194,8 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         );
     }
     if role != Role::Api {
+        let results = results(config, &database, &metrics)?;
+        tasks.spawn("results", results.run(stop_intake.clone()));
         let relay = Relay {
             database,
             kafka: config.kafka.clone(),
@@ -236,6 +239,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     stop_intake.cancel();
     intake_tasks.close();
     let _ = tokio::time::timeout_at(by(2).into(), intake_tasks.wait()).await;
+    tasks.end_of("results", by(2)).await;
     stop_relay.cancel();
     tasks.end_of("relay", deadline).await;
     stop_admin.cancel();
@@ -248,6 +252,29 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         }
         Some(name) => Err(anyhow!("{name} ended by itself; the log says why").into()),
     }
+}
+
+/// The task that applies what the Content Service answers, on a pool of its own.
+fn results(config: &Config, database: &PgConnectOptions, metrics: &Arc<Metrics>) -> Result<Results, CliError> {
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(config.database.connect_timeout)
+        .connect_lazy_with(with_stable_plans(database.clone()).application_name("dispatcher results"));
+    let cache = JobCache::new(
+        config.redis.url.expose_secret(),
+        config.redis.budget,
+        config.jobs.ttl,
+        Arc::clone(metrics),
+    )
+    .context("redis.url")?;
+    Ok(Results {
+        client: base_config(&config.kafka),
+        topic: config.kafka.result_topic.clone(),
+        reader: StatusReader::new(pool.clone(), cache.clone(), &config.kafka.topic),
+        pool,
+        cache,
+        metrics: Arc::clone(metrics),
+    })
 }
 
 /// The tasks that live as long as the program.

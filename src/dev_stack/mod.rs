@@ -9,7 +9,6 @@
 mod home;
 mod kafka;
 mod kafka_libs;
-mod kafka_mock;
 mod postgres;
 mod process;
 mod redis;
@@ -17,7 +16,6 @@ mod redis;
 pub use home::{Home, free_port};
 pub use kafka::{KafkaBroker, create_topic};
 pub use kafka_libs::KafkaLibs;
-pub use kafka_mock::MockBroker;
 pub use postgres::Postgres;
 pub use process::{end_with_this_process, forget_ended};
 pub use redis::RedisServer;

@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod cache;
 pub mod intake;
+pub mod results;
 pub mod status;
 pub mod store;
 pub mod watch;

@@ -106,6 +106,16 @@ impl JobView {
     fn is_settled(&self) -> bool {
         self.status.is_final() && self.message.state == MessageState::Published
     }
+
+    /// What Redis is told of it: the whole body only when it has reached its end.
+    pub(super) fn to_cached(&self, owner: Uuid) -> CachedJob {
+        CachedJob {
+            status: self.status,
+            created_at: self.created_at,
+            user_id: owner,
+            job: self.is_settled().then(|| self.clone()),
+        }
+    }
 }
 
 /// The state could not be read.
@@ -153,13 +163,7 @@ impl StatusReader {
         let found = self.read_many(&[job_id]).await?.pop();
         let Some((owner, job)) = found else { return Ok(None) };
         if job.is_settled() {
-            let value = CachedJob {
-                status: job.status,
-                created_at: job.created_at,
-                user_id: owner,
-                job: Some(job.clone()),
-            };
-            self.cache.advance(job_id, &value).await;
+            self.cache.advance(job_id, &job.to_cached(owner)).await;
         }
         Ok((owner == user_id).then_some(job))
     }

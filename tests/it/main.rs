@@ -3,7 +3,7 @@
 
 mod support;
 
-mod contract_http;
+mod content_worker;
 mod dev_stack;
-mod house;
-mod one_job;
+mod results;
+mod whole_story;

@@ -1,0 +1,132 @@
+//! What the records of a batch say.
+
+use rdkafka::{Message as _, message::OwnedMessage};
+
+use crate::messages::ImageJobResult;
+
+/// The records of a batch, read.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// In the order of the topic.
+    pub answers: Vec<Answer<'a>>,
+    /// Those that are no results.
+    pub malformed: Vec<Aside<'a>>,
+}
+
+/// A record that is a result.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    pub record: &'a OwnedMessage,
+    pub result: ImageJobResult,
+}
+
+/// A record that is to be kept out of the way.
+#[derive(Debug, Clone)]
+pub struct Aside<'a> {
+    pub record: &'a OwnedMessage,
+    pub reason: Reason,
+    /// In words.
+    pub error: String,
+}
+
+/// Why a record is put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It is not a result as the contract has it.
+    Malformed,
+    /// Nobody has asked for the job that it answers, or the job is so old that it was dropped.
+    UnknownJob,
+}
+
+impl Reason {
+    /// As in `result_dead_letters` and in the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownJob => "unknown-job",
+        }
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Reads all records.
+    pub fn read(records: &'a [OwnedMessage]) -> Self {
+        let mut batch = Self {
+            answers: Vec::new(),
+            malformed: Vec::new(),
+        };
+        for record in records {
+            match read(record.payload()) {
+                Ok(result) => batch.answers.push(Answer { record, result }),
+                Err(error) => batch.malformed.push(Aside {
+                    record,
+                    reason: Reason::Malformed,
+                    error,
+                }),
+            }
+        }
+        batch
+    }
+
+    /// The results alone.
+    pub fn results(&self) -> Vec<&ImageJobResult> {
+        self.answers.iter().map(|answer| &answer.result).collect()
+    }
+}
+
+impl<'a> Answer<'a> {
+    /// This record, put aside.
+    pub fn aside(&self, reason: Reason, error: &str) -> Aside<'a> {
+        Aside {
+            record: self.record,
+            reason,
+            error: error.to_owned(),
+        }
+    }
+}
+
+fn read(value: Option<&[u8]>) -> Result<ImageJobResult, String> {
+    let result: ImageJobResult = serde_json::from_slice(value.ok_or("the value is null")?)
+        .map_err(|e| format!("the value is not a result: {e}"))?;
+    // PostgreSQL has no such character, so the record could never be applied.
+    let texts = result.images.iter().map(|image| &image.url).chain(&result.error);
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        return Err("a text has the character U+0000".to_owned());
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::messages::ResultStatus;
+
+    #[test]
+    fn what_is_no_result_says_why() {
+        let id = Uuid::now_v7();
+        let good = format!(r#"{{"jobId": "{id}", "status": "PROCESSING", "new": 1}}"#);
+        let result = read(Some(good.as_bytes())).unwrap();
+        assert_eq!(
+            (result.job_id, result.status, result.images.len()),
+            (id, ResultStatus::Processing, 0)
+        );
+
+        let refused = |text: &str| read(Some(text.as_bytes())).unwrap_err();
+        assert_eq!(read(None).unwrap_err(), "the value is null");
+        for text in [
+            "",
+            "null",
+            r#"{"status": "COMPLETED"}"#,
+            &good.replace("PROCESSING", "PENDING"),
+            &good.replace("\"new\": 1", r#""images": [{"style": "BAROQUE", "url": "x"}]"#),
+        ] {
+            assert!(refused(text).starts_with("the value is not a result: "), "{text}");
+        }
+        assert_eq!(
+            refused(&good.replace("\"new\": 1", r#""error": "a\u0000b""#)),
+            "a text has the character U+0000"
+        );
+    }
+}

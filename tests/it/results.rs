@@ -1,0 +1,192 @@
+//! What the dispatcher makes of answers, in whatever order and number they come.
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::support::{App, PATIENCE, Stage, content::ContentService, drafts, eventually, token_for};
+
+/// A job of a user of its own, whose token it gives.
+async fn job(stage: &Stage, app: &App) -> (Uuid, String) {
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let token = token_for(user);
+    (app.accept(draft, &token).await, token)
+}
+
+fn processing(job_id: Uuid) -> Value {
+    json!({"jobId": job_id, "status": "PROCESSING", "images": [], "error": null})
+}
+
+fn completed(job_id: Uuid) -> Value {
+    let image = |style: &str| json!({"style": style, "url": format!("http://pictures.example/{job_id}/{style}.png")});
+    json!({"jobId": job_id, "status": "COMPLETED", "images": [image("SIMPLE"), image("FANCY"), image("TRENDY")], "error": null})
+}
+
+fn failed(job_id: Uuid) -> Value {
+    json!({"jobId": job_id, "status": "FAILED", "images": [], "error": "no ink"})
+}
+
+/// What was put aside, once there are so many.
+async fn dead_letters(pool: &PgPool, count: i64) -> Vec<(String, String)> {
+    eventually(&format!("{count} results put aside"), PATIENCE, async || {
+        let rows: Vec<(String, String)> =
+            sqlx::query_as("select reason, error from result_dead_letters order by partition, \"offset\"")
+                .fetch_all(pool)
+                .await
+                .expect("the table");
+        if rows.len() as i64 >= count {
+            Ok(rows)
+        } else {
+            Err(format!("{rows:?}"))
+        }
+    })
+    .await
+}
+
+async fn body(app: &App, job_id: Uuid, token: &str) -> Value {
+    app.get_job(job_id, token)
+        .await
+        .expect("an answer")
+        .json()
+        .await
+        .expect("JSON")
+}
+
+/// Sends a marker for another job behind what was sent, through the same partition, and waits until it is
+/// recorded: everything before it was consumed then.
+async fn consumed(stage: &Stage, content: &ContentService, key: Uuid) {
+    let marker = Uuid::now_v7();
+    content.result(key, &processing(marker)).await;
+    eventually("the marker is put aside", PATIENCE, async || {
+        let found: bool = sqlx::query_scalar(
+            "select exists (select from result_dead_letters where convert_from(value, 'UTF8') like $1)",
+        )
+        .bind(format!("%{marker}%"))
+        .fetch_one(&stage.pool)
+        .await
+        .expect("the table");
+        found.then_some(()).ok_or("not yet")
+    })
+    .await;
+}
+
+/// A name, answers in the order in which they are sent, and the status that the job has at the end.
+type Order = (&'static str, &'static [fn(Uuid) -> Value], &'static str);
+
+#[tokio::test]
+async fn answers_twice_late_and_out_of_order_never_move_a_job_back() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let content = ContentService::on(&stage).await;
+    let orders: [Order; 5] = [
+        ("in order", &[processing, completed], "COMPLETED"),
+        ("late", &[completed, processing], "COMPLETED"),
+        ("twice", &[processing, processing, failed, failed], "FAILED"),
+        (
+            "the second final one loses",
+            &[completed, failed, processing, completed],
+            "COMPLETED",
+        ),
+        ("and so the other way round", &[failed, completed, processing], "FAILED"),
+    ];
+    for (name, answers, status) in orders {
+        let (job_id, token) = job(&stage, &app).await;
+        for answer in answers {
+            content.result(job_id, &answer(job_id)).await;
+        }
+        consumed(&stage, &content, job_id).await;
+        let seen = body(&app, job_id, &token).await;
+        assert_eq!(seen["status"], status, "{name}: {seen}");
+        let expected = if status == "COMPLETED" {
+            completed(job_id)
+        } else {
+            failed(job_id)
+        };
+        assert_eq!(
+            (&seen["images"], &seen["error"]),
+            (&expected["images"], &expected["error"]),
+            "{name}: {seen}"
+        );
+        let mut redis = redis(&stage).await;
+        let cached: String = redis::cmd("GET")
+            .arg(format!("job:{job_id}"))
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+        let cached: Value = serde_json::from_str(&cached).unwrap();
+        assert_eq!(cached["status"], status, "{name}: {cached}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_applied_is_put_aside_once_and_stops_nobody() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let content = ContentService::on(&stage).await;
+    let (job_id, token) = job(&stage, &app).await;
+    content
+        .send(&stage.result_topic, &job_id.to_string(), "{not json", &[])
+        .await;
+    content.result(job_id, &completed(Uuid::now_v7())).await;
+    // Not one of ours: version 4, of no partition.
+    content.result(job_id, &completed(Uuid::new_v4())).await;
+    let mut poison = failed(job_id);
+    poison["error"] = json!("a\u{0}b");
+    content.result(job_id, &poison).await;
+    content.result(job_id, &completed(job_id)).await;
+    eventually("the good one is applied", PATIENCE, async || {
+        let seen = body(&app, job_id, &token).await;
+        if seen["status"] == "COMPLETED" {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+    let reasons: Vec<_> = dead_letters(&stage.pool, 4)
+        .await
+        .into_iter()
+        .map(|(reason, _)| reason)
+        .collect();
+    assert_eq!(reasons, ["malformed", "unknown-job", "unknown-job", "malformed"]);
+    let metrics = app.metrics().await;
+    assert!(
+        metrics.contains("job_results_total{outcome=\"unknown-job\"} 2"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn while_postgresql_is_down_answers_wait_and_then_they_are_applied() {
+    let stage = Stage::with_servers_of_its_own().await;
+    let app = stage.app().await;
+    let content = ContentService::on(&stage).await;
+    let (job_id, token) = job(&stage, &app).await;
+    stage.servers().postgres.kill();
+    content.result(job_id, &completed(job_id)).await;
+    eventually("it waits", PATIENCE, async || {
+        let log = app.log();
+        if log.contains("results cannot be applied now") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    stage.servers().postgres.restart().await.expect("PostgreSQL starts");
+    eventually("the answer is applied", PATIENCE, async || {
+        let seen = body(&app, job_id, &token).await;
+        if seen["status"] == "COMPLETED" {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+}
+
+async fn redis(stage: &Stage) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(stage.servers().redis.url()).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
