@@ -7,3 +7,4 @@ mod content_worker;
 mod dev_stack;
 mod results;
 mod whole_story;
+mod operate;
