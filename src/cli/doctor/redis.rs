@@ -17,7 +17,10 @@ pub(super) async fn check(config: &config::Redis) -> Vec<Finding> {
             findings.push(check_memory(&info));
             findings
         }
-        Err(error) => vec![explain(&error)],
+        Err(error) => {
+            let tls = config.url.expose_secret().starts_with("rediss:");
+            vec![explain(&error, tls)]
+        }
     }
 }
 
@@ -30,35 +33,31 @@ async fn read_info(config: &config::Redis) -> Result<String, RedisError> {
     redis::cmd("INFO").query_async(&mut conn).await
 }
 
-fn explain(error: &RedisError) -> Finding {
+/// `tls`: redis.url asks for it.
+fn explain(error: &RedisError, tls: bool) -> Finding {
     const CHECK: &str = "redis.reachable";
     let said = error.to_string();
     let lower = said.to_lowercase();
-    let refused = error.kind() == ErrorKind::AuthenticationFailed
-        || [
-            "wrongpass",
-            "noauth",
-            "invalid password",
-            "password authentication failed",
-        ]
-        .iter()
-        .any(|word| lower.contains(word));
-    if refused {
+    let login = [
+        "wrongpass",
+        "noauth",
+        "invalid password",
+        "password authentication failed",
+    ];
+    if error.kind() == ErrorKind::AuthenticationFailed || login.iter().any(|word| lower.contains(word)) {
         return Finding::unreachable(
             CHECK,
             format!("Redis refuses the login: {said}"),
             "check user and password of redis.url; jobs are accepted without it, status comes from PostgreSQL",
         );
     }
-    let advice = if error.is_timeout() {
-        "it is frozen or too far away, or it speaks TLS and redis.url says redis:// (TLS is rediss://); jobs are \
-         accepted without it, status comes from PostgreSQL"
-    } else if lower.contains("tls") || lower.contains("certificate") || lower.contains("invalidmessage") {
-        "redis.url says rediss://: is it TLS that listens there, with a certificate that this machine trusts?"
-    } else if error.is_connection_dropped() && !error.is_connection_refusal() {
-        "it closed the connection: a server that speaks TLS does so when redis.url says redis:// (TLS is rediss://)"
-    } else {
+    let advice = if error.is_connection_refusal() {
         "start it, or check redis.url; jobs are accepted without it, status comes from PostgreSQL"
+    } else if tls {
+        "redis.url says rediss://: is it TLS that listens there, with a certificate that this machine trusts?"
+    } else {
+        "check redis.url; a server that is frozen, or that speaks TLS (rediss://), does so too; jobs are accepted \
+         without it, status comes from PostgreSQL"
     };
     Finding::unreachable(CHECK, format!("Redis cannot be reached: {said}"), advice)
 }

@@ -1,4 +1,4 @@
-use chrono::{Duration, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -64,8 +64,12 @@ async fn each_filter_of_a_list_narrows_to_what_it_says() {
     );
     assert_eq!(list(&["--job", &Uuid::new_v4().to_string()]).await, [0; 0]);
 
-    // One a minute up to now: the last ten are younger than nine and a half minutes.
-    let cut = (Utc::now() - Duration::seconds(570)).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let cut: DateTime<Utc> = sqlx::query_scalar("select created_at from outbox_messages where id = $1")
+        .bind(all[20])
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a message");
+    let cut = cut.to_rfc3339_opts(SecondsFormat::Micros, true);
     assert_eq!(list(&["--from", &cut]).await, newest_first(&all[20..]));
     assert_eq!(list(&["--to", &cut]).await, newest_first(&all[..20]));
     assert_eq!(list(&["--to", &cut, "--state", "pending"]).await, [0; 0]);
