@@ -175,14 +175,20 @@ fn look(kafka: &config::Kafka) -> Result<Seen, Finding> {
         }
         explain(&kafka.brokers, &error, &complaints.0.lock())
     })?;
-    let results = metadata(&kafka.result_topic).ok();
+    let results = metadata(&kafka.result_topic);
     let of = |metadata: &rdkafka::metadata::Metadata, name: &str| {
         Topic::of(metadata.topics().iter().find(|topic| topic.name() == name))
     };
     Ok(Seen {
         brokers: topic.brokers().len(),
         cluster_id: consumer.client().fetch_cluster_id(CALL_TIMEOUT),
-        results: results.map_or_else(Topic::default, |metadata| of(&metadata, &kafka.result_topic)),
+        results: match results {
+            Ok(metadata) => of(&metadata, &kafka.result_topic),
+            Err(error) => Topic {
+                error: Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+                ..Topic::default()
+            },
+        },
         topic: of(&topic, &kafka.topic),
     })
 }

@@ -73,7 +73,6 @@ async fn what_is_wrong_is_named_with_what_to_do() {
     said(&ran, "schema.event_drafts", "fail", "prize");
     said(&ran, "postgresql.durability", "fail", "synchronous_commit");
     said(&ran, "kafka.topic", "fail", "--create --topic no-such-topic");
-    said(&ran, "kafka.result_topic", "ok", "");
     said(&ran, "kafka.identity", "fail", "accept-identity");
     said(&ran, "outbox.leader", "fail", "5 messages wait");
     said(&ran, "outbox.backlog", "fail", "see the other lines");

@@ -77,7 +77,7 @@ async fn a_dry_run_counts_exactly_warns_and_changes_nothing() {
         "--id",
         &all[1].to_string(),
         "--job",
-        &job_of(&stage.pool, all[19]).await.to_string(),
+        &job_of(&stage.pool, all[18]).await.to_string(),
     ])
     .await;
     let warnings = named["warnings"].as_array().expect("warnings");
