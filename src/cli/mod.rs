@@ -17,6 +17,7 @@ pub mod pause;
 pub mod replay;
 pub mod retain;
 pub mod serve;
+pub mod start_dev;
 pub mod token;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -64,6 +65,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run everything on this machine: PostgreSQL, Redis, Kafka, the service, and one job through all of it
+    StartDev(start_dev::Args),
     /// Bring the schema up to date
     Migrate,
     /// Run the service
@@ -117,10 +120,14 @@ pub fn run() -> ExitCode {
 }
 
 async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
+    if let Command::StartDev(args) = command {
+        return Box::pin(start_dev::run(&args, global.config, global.set)).await;
+    }
     let sources = Sources::of_process(global.config, global.set);
     // Commands that need no configuration must not fail over it.
     let context = || Config::load(&sources).map(|config| Context::new(config, global.output));
     match command {
+        Command::StartDev(_) => unreachable!("it has its own configuration, see above"),
         Command::Migrate => migrate::run(&context()?).await,
         Command::Serve(args) => serve::run(&args, &context()?).await,
         Command::Token(args) => token::run(&args, &context()?),

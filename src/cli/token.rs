@@ -11,7 +11,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{CliError, Context};
-use crate::{config::AuthKeys, http::auth::Role};
+use crate::{
+    config::{Auth, AuthKeys},
+    http::auth::Role,
+};
 
 /// Whose token, for how long.
 #[derive(Debug, clap::Args)]
@@ -48,7 +51,13 @@ struct Claims<'a> {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CliError> {
-    let auth = &context.config.auth;
+    let token = sign(&context.config.auth, args.user, args.role, args.ttl)?;
+    writeln!(std::io::stdout(), "{token}")?;
+    Ok(())
+}
+
+/// Signs a token with `auth.jwt_secret`, that the service of the same configuration takes.
+pub(super) fn sign(auth: &Auth, user: Uuid, role: Role, ttl: Duration) -> Result<String, CliError> {
     let secret = match auth.keys() {
         Ok(AuthKeys::Secret(secret)) => secret,
         Ok(AuthKeys::File(_) | AuthKeys::Url(_)) => {
@@ -64,16 +73,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         .map_err(|_| CliError::Failed(anyhow::anyhow!("the clock of this machine stands before 1970")))?
         .as_secs();
     let claims = Claims {
-        sub: args.user,
-        role: args.role,
+        sub: user,
+        role,
         iat,
-        exp: iat.saturating_add(args.ttl.as_secs()),
+        exp: iat.saturating_add(ttl.as_secs()),
         iss: auth.issuer.as_deref(),
         aud: auth.audience.as_deref(),
     };
     let key = EncodingKey::from_secret(secret.expose_secret().as_bytes());
-    let token = jsonwebtoken::encode(&Header::default(), &claims, &key)
-        .map_err(|error| CliError::Failed(anyhow::Error::new(error).context("the token cannot be signed")))?;
-    writeln!(std::io::stdout(), "{token}")?;
-    Ok(())
+    jsonwebtoken::encode(&Header::default(), &claims, &key)
+        .map_err(|error| CliError::Failed(anyhow::Error::new(error).context("the token cannot be signed")))
 }

@@ -9,6 +9,7 @@
 mod home;
 mod kafka;
 mod kafka_libs;
+mod kafka_mock;
 mod postgres;
 mod process;
 mod redis;
@@ -16,6 +17,7 @@ mod redis;
 pub use home::{Home, free_port};
 pub use kafka::{KafkaBroker, create_topic};
 pub use kafka_libs::KafkaLibs;
+pub use kafka_mock::MockBroker;
 pub use postgres::Postgres;
 pub use process::{end_with_this_process, forget_ended};
 pub use redis::RedisServer;

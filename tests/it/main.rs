@@ -4,7 +4,10 @@
 mod support;
 
 mod content_worker;
+mod contract_http;
 mod dev_stack;
+mod house;
+mod one_job;
 mod results;
 mod whole_story;
 mod operate;

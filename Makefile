@@ -1,0 +1,29 @@
+# `make run` for a first look, `make test` and `make check` before a commit; `make` alone says what there is.
+
+.PHONY: help run test check fmt prerequisites
+.DEFAULT_GOAL := help
+
+help: ## This text
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+prerequisites: ## Look for what is needed, and install it from Debian packages where that is allowed
+	@scripts/prerequisites
+
+run: prerequisites ## Run PostgreSQL, Redis, Kafka and the service here, and send one job through
+	@cargo build --bin dispatcher
+	@cargo run --quiet --bin dispatcher -- start-dev
+
+test: prerequisites ## All tests, on servers that they start themselves
+	cargo test
+
+check: prerequisites ## Format, lints, documents, licences, layering, compose file
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+	cargo test --test it house::
+	@scripts/prerequisites cargo-deny
+	cargo deny --locked check licenses bans sources
+	@scripts/compose-config
+
+fmt: ## Format the code
+	cargo fmt

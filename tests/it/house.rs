@@ -1,0 +1,219 @@
+//! What holds the house together and no compiler checks: who may know whom, and that the logs are only added to.
+//! Reads the sources.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A room and those that it may name. Missing rooms are leaves: `drafts`, `messages` (plain types), `config` and
+/// `telemetry`, which are handed in, and `dev_stack`, which knows nothing of the product.
+const ARROWS: &[(&str, &[&str])] = &[
+    (
+        "cli",
+        &[
+            "http",
+            "console",
+            "relay",
+            "jobs",
+            "outbox",
+            "publish",
+            "content",
+            "drafts",
+            "messages",
+            "dev_stack",
+        ],
+    ),
+    ("http", &["jobs", "drafts", "messages"]),
+    ("console", &["jobs", "outbox", "drafts", "messages"]),
+    ("relay", &["outbox", "publish", "messages"]),
+    ("jobs", &["outbox", "drafts", "messages"]),
+    ("publish", &["outbox", "messages"]),
+    ("content", &["messages"]),
+];
+
+/// Rooms whose types anybody may take as a parameter.
+const HANDED_IN: &[&str] = &["config", "telemetry"];
+
+/// Tables that are only inserted into.
+const LOGS: &[&str] = &["jobs", "job_results", "outbox_messages", "outbox_checkpoints"];
+
+#[test]
+fn no_arrow_points_back() {
+    let mut wrong = BTreeSet::new();
+    for (file, text) in files("src", "rs") {
+        let from = room(&file);
+        if ["lib", "main", "bin"].contains(&&*from) {
+            continue;
+        }
+        let allowed = ARROWS
+            .iter()
+            .find(|(room, _)| *room == from)
+            .map_or(&[][..], |(_, to)| to);
+        for to in rooms_named(&text) {
+            if to != from && !HANDED_IN.contains(&&*to) && !allowed.contains(&&*to) {
+                wrong.insert(format!("{}: {from} -> {to}", file.display()));
+            }
+        }
+        if from == "config" || from == "telemetry" {
+            continue;
+        }
+        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for reach in ["Config::load(", "Sources::of_process("] {
+            if product.contains(reach) && from != "cli" && !file.ends_with("tests.rs") {
+                wrong.insert(format!(
+                    "{}: reaches for the configuration, which is handed in",
+                    file.display()
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that the layout does not have:\n{wrong:#?}");
+}
+
+#[test]
+fn one_file_names_the_producer() {
+    let named: Vec<_> = files("src", "rs")
+        .into_iter()
+        .filter(|(_, text)| text.contains("rdkafka::producer"))
+        .collect();
+    let named: Vec<_> = named
+        .iter()
+        .filter(|(file, _)| room(file) != "content" && room(file) != "bin")
+        .collect();
+    for (file, _) in named {
+        assert_eq!(room(file), "publish", "{} makes a producer of its own", file.display());
+    }
+}
+
+#[test]
+fn no_statement_changes_a_row_of_a_log() {
+    let mut wrong = Vec::new();
+    for (file, text) in files("src", "rs").into_iter().chain(files("migrations", "sql")) {
+        let words = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+        for statement in changes_of_logs(&words) {
+            wrong.push(format!("{}: {statement}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "the logs are append-only:\n{wrong:#?}");
+}
+
+#[test]
+fn the_checks_see_what_they_look_for() {
+    assert_eq!(
+        changes_of_logs("update outbox_messages set x = 1"),
+        ["update outbox_messages"]
+    );
+    assert_eq!(
+        changes_of_logs("delete from only public.jobs where"),
+        ["delete from only public.jobs"]
+    );
+    assert_eq!(
+        changes_of_logs("insert into jobs values (1) on conflict (id) do update set x"),
+        ["insert into jobs"]
+    );
+    assert!(changes_of_logs("insert into jobs values (1) on conflict do nothing; update idempotency_keys").is_empty());
+    assert!(changes_of_logs("before update or delete on jobs for each row").is_empty());
+    let text = "use crate::{\n    a::b,\n    c::{d, e},\n};\n// use crate::f;\nuse crate::g;\nfn x() { crate::h::i() }";
+    assert_eq!(rooms_named(text).into_iter().collect::<Vec<_>>(), ["a", "c", "g", "h"]);
+}
+
+/// Each statement among `words` that updates or deletes rows of a log.
+fn changes_of_logs(words: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for table in LOGS {
+        for before in ["update ", "delete from ", "truncate ", "truncate table ", "merge into "] {
+            for between in ["", "only ", "public.", "only public."] {
+                let statement = format!("{before}{between}{table}");
+                if words
+                    .match_indices(&statement)
+                    .any(|(at, _)| ends_there(words, at + statement.len()))
+                {
+                    found.push(statement);
+                }
+            }
+        }
+        let insert = format!("insert into {table}");
+        for (at, _) in words.match_indices(&insert) {
+            let end = words[at..].find(['"', ';']).map_or(words.len(), |end| at + end);
+            if ends_there(words, at + insert.len()) && words[at..end].contains("do update") {
+                found.push(insert.clone());
+            }
+        }
+    }
+    found
+}
+
+/// A longer name is another table.
+fn ends_there(words: &str, at: usize) -> bool {
+    !words[at..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+}
+
+/// The first part of each path in the crate that `text` names, in `use` lines and in expressions.
+fn rooms_named(text: &str) -> BTreeSet<String> {
+    let code: Vec<_> = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect();
+    let code = code.join("\n");
+    let mut rooms = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let path = &code[at + "crate::".len()..];
+        let Some(tree) = path.strip_prefix('{') else {
+            rooms.insert(first_word(path));
+            continue;
+        };
+        let (mut depth, mut begins) = (1, true);
+        for (at, c) in tree.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => begins = true,
+                _ if begins && depth == 1 && !c.is_whitespace() => {
+                    rooms.insert(first_word(&tree[at..]));
+                    begins = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    rooms
+}
+
+fn first_word(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// `src/jobs/store.rs` and `src/jobs.rs` are both of the room `jobs`.
+fn room(file: &Path) -> String {
+    let name = file
+        .components()
+        .nth(1)
+        .expect("a file under src")
+        .as_os_str()
+        .to_string_lossy();
+    name.trim_end_matches(".rs").to_owned()
+}
+
+/// All files under a directory of the repository, by their path in it.
+fn files(dir: &str, extension: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut dirs, mut found) = (vec![root.join(dir)], Vec::new());
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                let text = fs::read_to_string(&path).expect("text");
+                found.push((path.strip_prefix(root).expect("in the repository").to_owned(), text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no .{extension} file under {dir}");
+    found
+}
