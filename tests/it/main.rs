@@ -8,6 +8,6 @@ mod contract_http;
 mod dev_stack;
 mod house;
 mod one_job;
+mod operate;
 mod results;
 mod whole_story;
-mod operate;

@@ -217,7 +217,8 @@ async fn choose_chunk(conn: &mut PgConnection, replay: &Running, limit: i64) -> 
     Ok(Chunk { ids, cursor })
 }
 
-/// Writes the new rows in the order of the old ones: the identity is drawn in the order of the `select`.
+/// Writes the new rows in the order of the old ones: the identity is drawn in the order of the `select`. The
+/// replay of a replay names the original, so that one look-up finds all of a message's replays.
 async fn insert_rows(conn: &mut PgConnection, replay: Uuid, ids: &[i64]) -> sqlx::Result<i64> {
     let done = sqlx::query(
         "insert into outbox_messages
