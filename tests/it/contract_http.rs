@@ -584,10 +584,10 @@ async fn without_postgresql_nothing_is_accepted_and_the_replica_is_not_ready() {
     eventually("the replica is not ready", PATIENCE, async || {
         let answer = send(app.http.get(format!("{}/readyz", app.base_url))).await;
         if answer.0 == 200 {
-            Err("ready")
-        } else {
-            Ok(drop(problem(&answer, 503, "database-unavailable")))
+            return Err("ready");
         }
+        problem(&answer, 503, "database-unavailable");
+        Ok(())
     })
     .await;
     assert_eq!(send(app.http.get(format!("{}/livez", app.base_url))).await.0, 200);
