@@ -1,8 +1,11 @@
 //! One batch: read, decide, cache, write, answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     ANSWER_TIMEOUT, Pending, QUEUE_PATIENCE, Writer, answer,
@@ -18,8 +21,12 @@ use crate::{
     outbox::partitions,
 };
 
-/// Times that one step of a batch is tried: enough for a stale plan and a missing partition of both logs.
+/// Times that a batch's transaction is tried: enough for a stale plan and a missing partition of both logs.
 const ATTEMPTS: usize = 4;
+/// How long reading is tried again on new connections. It is definite that nothing is written yet.
+const FIND_BUDGET: Duration = Duration::from_secs(2);
+/// Between two readings.
+const FIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// A request that is to be written.
 struct Writing {
@@ -53,7 +60,8 @@ pub(super) async fn run(writer: Arc<Writer>, mut session: Session, batch: Vec<Pe
 /// connection is simply made again.
 async fn find(session: &mut Session, batch: &[Pending]) -> Result<Found, Down> {
     let requests: Vec<_> = batch.iter().map(|p| &p.request).collect();
-    for _ in 0..ATTEMPTS {
+    let give_up = Instant::now() + FIND_BUDGET;
+    while Instant::now() < give_up {
         let conn = session.ready().await?;
         match timeout(ANSWER_TIMEOUT, store::find_requested(conn, &requests)).await {
             Ok(Ok(found)) => return Ok(found),
@@ -71,6 +79,7 @@ async fn find(session: &mut Session, batch: &[Pending]) -> Result<Found, Down> {
                 return Err(Down);
             }
         }
+        sleep(FIND_PAUSE).await;
     }
     Err(Down)
 }
