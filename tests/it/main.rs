@@ -7,6 +7,7 @@ mod content_worker;
 mod contract_http;
 mod dev_stack;
 mod house;
+mod intake;
 mod one_job;
 mod operate;
 mod results;

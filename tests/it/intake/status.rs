@@ -1,0 +1,256 @@
+//! The body of GET, from PostgreSQL and from Redis. The relay's side is played by SQL.
+
+use image_job_dispatcher::{
+    jobs::{
+        JobStatus,
+        cache::CachedJob,
+        status::{JobView, MessageState, MessageView, StatusReader},
+    },
+    messages::{Image, ImageStyle},
+};
+use uuid::Uuid;
+
+use super::Ground;
+
+/// A ground with one accepted job.
+struct OneJob {
+    ground: Ground,
+    reader: StatusReader,
+    draft: Uuid,
+    job_id: Uuid,
+    outbox_id: i64,
+}
+
+impl OneJob {
+    async fn new() -> Self {
+        let ground = Ground::new().await;
+        let draft = ground.draft().await;
+        let job_id = ground.intake().accept(ground.request(draft)).await.unwrap().job_id;
+        let outbox_id = sqlx::query_scalar("select outbox_id from jobs where id = $1")
+            .bind(job_id)
+            .fetch_one(ground.pool())
+            .await;
+        let reader = ground.reader().await;
+        Self {
+            outbox_id: outbox_id.unwrap(),
+            ground,
+            reader,
+            draft,
+            job_id,
+        }
+    }
+
+    async fn read(&self) -> JobView {
+        self.reader
+            .read(self.job_id, self.ground.user)
+            .await
+            .unwrap()
+            .expect("the job")
+    }
+
+    /// As the relay does: a checkpoint that settles the id, with a receipt if there is one.
+    async fn settle(&self, outbox_id: i64, receipt: Option<(i32, i64)>) {
+        sqlx::query(
+            "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, settled,
+                                             receipt_ids, receipt_partitions, receipt_offsets)
+             select max(seq) + 1, 0, 'test/', '-infinity', 'at-least-once', '{}',
+                    int8multirange(int8range($1, $1 + 1)), $2, $3, $4 from outbox_checkpoints",
+        )
+        .bind(outbox_id)
+        .bind(receipt.map(|_| outbox_id).into_iter().collect::<Vec<_>>())
+        .bind(receipt.map(|(partition, _)| partition).into_iter().collect::<Vec<_>>())
+        .bind(receipt.map(|(_, offset)| offset).into_iter().collect::<Vec<_>>())
+        .execute(self.ground.pool())
+        .await
+        .unwrap();
+    }
+
+    async fn bury(&self, outbox_id: i64) {
+        self.settle(outbox_id, None).await;
+        sqlx::query(
+            "insert into outbox_dead_letters (outbox_id, error_class, error) values ($1, 'invalid-record', 'no')",
+        )
+        .bind(outbox_id)
+        .execute(self.ground.pool())
+        .await
+        .unwrap();
+    }
+
+    /// A retry of a message: its id.
+    async fn retry(&self, outbox_id: i64) -> i64 {
+        sqlx::query_scalar(
+            "insert into outbox_messages (event_id, job_id, key, event_time, created_at, replay_of, replay_id, payload)
+             select event_id, job_id, key, event_time, now(), id, gen_random_uuid(), payload
+             from outbox_messages where id = $1 returning id",
+        )
+        .bind(outbox_id)
+        .fetch_one(self.ground.pool())
+        .await
+        .unwrap()
+    }
+
+    async fn result(&self, status: &str, images: Option<&str>, error: Option<&str>) {
+        sqlx::query("insert into job_results (job_id, status, images, error) values ($1, $2, $3::jsonb, $4)")
+            .bind(self.job_id)
+            .bind(status)
+            .bind(images)
+            .bind(error)
+            .execute(self.ground.pool())
+            .await
+            .unwrap();
+    }
+}
+
+fn place(message: &MessageView) -> (MessageState, Option<i32>, Option<i64>) {
+    assert_eq!(
+        message.published_at.is_some(),
+        message.state == MessageState::Published,
+        "{message:?}"
+    );
+    (message.state, message.partition, message.offset)
+}
+
+#[tokio::test]
+async fn job_and_message_each_tell_how_far_they_are() {
+    let one = OneJob::new().await;
+    let accepted = one.read().await;
+    assert_eq!(
+        (accepted.job_id, accepted.event_draft_id, accepted.status),
+        (one.job_id, one.draft, JobStatus::Pending)
+    );
+    assert_eq!(
+        accepted.message.topic, one.ground.stage.topic,
+        "while no leader has recorded it"
+    );
+    assert_eq!(place(&accepted.message), (MessageState::Pending, None, None));
+
+    one.settle(one.outbox_id, Some((3, 42))).await;
+    let published = one.read().await;
+    assert_eq!(place(&published.message), (MessageState::Published, Some(3), Some(42)));
+    one.result("PROCESSING", None, None).await;
+    let processing = one.read().await;
+    assert_eq!(processing.status, JobStatus::Processing);
+    one.result("COMPLETED", Some(r#"[{"style": "FANCY", "url": "https://x/1"}]"#), None)
+        .await;
+    let completed = one.read().await;
+    assert_eq!(completed.status, JobStatus::Completed);
+    assert_eq!(
+        completed.images,
+        [Image {
+            style: ImageStyle::Fancy,
+            url: "https://x/1".into()
+        }]
+    );
+
+    let mut tags = [&accepted, &published, &processing, &completed]
+        .map(JobView::etag)
+        .to_vec();
+    tags.dedup();
+    assert_eq!(tags.len(), 4, "each representation has its own tag: {tags:?}");
+    assert!(tags.iter().all(|tag| tag.starts_with("W/\"") && tag.ends_with('"')));
+}
+
+#[tokio::test]
+async fn only_the_owner_sees_a_job_from_postgresql_and_from_redis() {
+    let one = OneJob::new().await;
+    let stranger = Uuid::new_v4();
+    assert_eq!(one.reader.read(one.job_id, stranger).await.unwrap(), None);
+    assert_eq!(one.reader.read(Uuid::now_v7(), one.ground.user).await.unwrap(), None);
+    one.settle(one.outbox_id, Some((0, 0))).await;
+    one.result("FAILED", None, Some("no such style")).await;
+    let failed = one.read().await;
+    assert_eq!(failed.error.as_deref(), Some("no such style"));
+    assert!(
+        one.ground.cache().get(one.job_id).await.unwrap().job.is_some(),
+        "a body that cannot change is kept"
+    );
+    assert_eq!(one.reader.read(one.job_id, stranger).await.unwrap(), None);
+    one.ground.run("alter table jobs rename to jobs_away").await;
+    assert_eq!(one.read().await, failed, "Redis alone answers what cannot change");
+    assert_eq!(one.reader.read(one.job_id, stranger).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_dead_message_is_followed_by_its_newest_retry() {
+    let one = OneJob::new().await;
+    one.bury(one.outbox_id).await;
+    assert_eq!(place(&one.read().await.message), (MessageState::Dead, None, None));
+    let first = one.retry(one.outbox_id).await;
+    assert_eq!(place(&one.read().await.message), (MessageState::Pending, None, None));
+    one.bury(first).await;
+    assert_eq!(place(&one.read().await.message), (MessageState::Dead, None, None));
+    // A retry of the retry, and another one of the original: the newest speaks.
+    let of_the_retry = one.retry(first).await;
+    one.settle(of_the_retry, Some((1, 7))).await;
+    assert_eq!(
+        place(&one.read().await.message),
+        (MessageState::Published, Some(1), Some(7))
+    );
+    let of_the_original = one.retry(one.outbox_id).await;
+    assert_eq!(place(&one.read().await.message), (MessageState::Pending, None, None));
+    one.settle(of_the_original, Some((1, 8))).await;
+    assert_eq!(
+        place(&one.read().await.message),
+        (MessageState::Published, Some(1), Some(8))
+    );
+}
+
+#[tokio::test]
+async fn a_replay_of_a_published_message_changes_nothing() {
+    let one = OneJob::new().await;
+    one.settle(one.outbox_id, Some((2, 5))).await;
+    one.retry(one.outbox_id).await;
+    assert_eq!(
+        place(&one.read().await.message),
+        (MessageState::Published, Some(2), Some(5))
+    );
+}
+
+#[tokio::test]
+async fn a_message_found_without_its_receipt_or_dropped_with_its_partition_is_published() {
+    let one = OneJob::new().await;
+    one.settle(one.outbox_id, None).await;
+    assert_eq!(place(&one.read().await.message), (MessageState::Published, None, None));
+    let one = OneJob::new().await;
+    one.ground
+        .run(
+            "do $$ declare p regclass; begin
+                  for p in select inhrelid::regclass from pg_inherits where inhparent = 'outbox_messages'::regclass loop
+                      execute format('drop table %s', p);
+                  end loop; end $$",
+        )
+        .await;
+    let message = one.read().await.message;
+    assert_eq!((message.state, message.offset), (MessageState::Published, None));
+}
+
+#[tokio::test]
+async fn a_final_status_is_kept_only_when_its_body_cannot_change() {
+    let one = OneJob::new().await;
+    one.result("COMPLETED", Some("[]"), None).await;
+    assert_eq!(one.read().await.message.state, MessageState::Pending);
+    assert!(
+        one.ground.cache().get(one.job_id).await.unwrap().job.is_none(),
+        "its message is on its way still"
+    );
+    one.settle(one.outbox_id, Some((0, 9))).await;
+    assert_eq!(one.read().await.message.offset, Some(9));
+    assert!(one.ground.cache().get(one.job_id).await.unwrap().job.is_some());
+}
+
+#[tokio::test]
+async fn what_only_redis_knows_does_not_exist_and_a_stale_redis_is_not_believed() {
+    let one = OneJob::new().await;
+    let cache = one.ground.cache();
+    let phantom = CachedJob {
+        status: JobStatus::Processing,
+        created_at: chrono::Utc::now(),
+        user_id: one.ground.user,
+        job: None,
+    };
+    let nowhere = Uuid::now_v7();
+    cache.advance(nowhere, &phantom).await;
+    assert_eq!(one.reader.read(nowhere, one.ground.user).await.unwrap(), None);
+    cache.advance(one.job_id, &phantom).await;
+    assert_eq!(one.read().await.status, JobStatus::Pending, "PostgreSQL is the truth");
+}
