@@ -125,9 +125,4 @@ mod tests {
         let refused = refusal(&good, Some("{\"jobId\": 1}"));
         assert!(refused.starts_with("the value is not an image job: "), "{refused}");
     }
-
-    #[test]
-    fn the_known_type_is_the_one_that_is_sent() {
-        assert_eq!(REQUEST_TYPE, crate::outbox::record::EVENT_TYPE);
-    }
 }

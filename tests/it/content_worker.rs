@@ -20,6 +20,12 @@ use crate::support::{
 const JOBS: usize = 60;
 const KILLS: usize = 20;
 
+#[test]
+fn the_type_that_the_worker_knows_is_the_one_that_is_sent() {
+    use image_job_dispatcher::{content::request::REQUEST_TYPE, outbox::record::EVENT_TYPE};
+    assert_eq!(REQUEST_TYPE, EVENT_TYPE);
+}
+
 #[tokio::test]
 async fn a_request_is_answered_with_three_pictures_and_a_repeat_with_the_same_ones() {
     let stage = Stage::new().await;
