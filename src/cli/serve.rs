@@ -228,7 +228,9 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         "serving"
     );
 
+    // Asked first: a listener that ended because of `stop` has not died.
     let died = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
         name = tasks.first_to_end() => Some(name),
     };
