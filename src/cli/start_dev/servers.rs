@@ -16,6 +16,9 @@ const DATABASE: &str = "image_job_dispatcher";
 /// Beside a broker that forgets: a log that remembers would send what comes to the wrong place.
 const DATABASE_OF_MOCK: &str = "image_job_dispatcher_without_kafka";
 
+/// What `doctor` advises.
+const POSTGRES: &[(&str, &str)] = &[("min_wal_size", "1GB"), ("max_wal_size", "4GB")];
+
 /// Running.
 #[derive(Debug)]
 pub(super) struct Servers {
@@ -36,7 +39,7 @@ impl Servers {
     pub(super) async fn start(home: &Home, dir: &Path, progress: &Progress) -> Result<Self> {
         let postgres = async {
             let step = progress.step("PostgreSQL");
-            let postgres = Postgres::start(home, &[]).await?;
+            let postgres = Postgres::start(home, POSTGRES).await?;
             step.done(&format!("PostgreSQL on 127.0.0.1:{}", postgres.port()));
             anyhow::Ok(postgres)
         };
@@ -74,10 +77,11 @@ impl Servers {
         Ok(self.postgres.url(name))
     }
 
-    /// Makes the product's two topics when they are missing.
+    /// Makes the product's two topics, and the one where `content-worker` puts what it cannot read, when they
+    /// are missing.
     pub(super) async fn create_topics(&self, kafka: &Kafka) -> Result<()> {
         if let Broker::Real(broker) = &self.kafka {
-            for topic in [&kafka.topic, &kafka.result_topic] {
+            for topic in [&kafka.topic, &kafka.result_topic, &format!("{}.dlq", kafka.topic)] {
                 create_topic(&broker.bootstrap(), topic, PARTITIONS, &[]).await?;
             }
         }

@@ -174,13 +174,15 @@ fn kafka_record(brokers: &str, topic: &str, partition: i32, offset: i64) -> Resu
 }
 
 fn what_next(out: &mut String, config: &Config, file: &Path, servers: &Servers, token: &str, job: Uuid) {
-    let (http, admin, file) = (config.http.listen, config.admin.listen, file.display());
+    let (http, admin) = (config.http.listen, config.admin.listen);
+    let dir = file.parent().unwrap_or(Path::new("."));
+    let file = file.display();
     let post = |draft| {
         format!(
             "curl -i -X POST -H \"Authorization: Bearer $TOKEN\" http://{http}/api/events/{draft}/content-generation"
         )
     };
-    let program = program();
+    let (dispatcher, worker) = (program("dispatcher"), program("content-worker"));
     let _ = write!(
         out,
         "
@@ -196,11 +198,14 @@ Try next, in another terminal. Alice's token is good for a day:
    # a draft without a selected recommendation: 409
    {}
 
+   # the Content Service's side: makes three pictures of each job; then ask again what became of it
+   {worker} --brokers {brokers} --directory {pictures}
+
 Look inside:
-   {program} --config {file} outbox list
-   {program} --config {file} doctor
-   psql {}
-   redis-cli -p {}
+   {dispatcher} --config {file} outbox list
+   {dispatcher} --config {file} doctor
+   psql {database}
+   redis-cli -p {redis}
    http://{admin}/metrics
 
 Ctrl-C stops everything; the data stays, and the next start takes seconds.
@@ -208,15 +213,17 @@ Ctrl-C stops everything; the data stays, and the next start takes seconds.
         post(READY),
         post(OF_BOB),
         post(WITHOUT_RECOMMENDATION),
-        config.database.url.expose_secret(),
-        servers.redis.port(),
+        brokers = config.kafka.brokers,
+        pictures = dir.join("pictures").display(),
+        database = config.database.url.expose_secret(),
+        redis = servers.redis.port(),
     );
 }
 
-/// This program, as one types it here.
-fn program() -> String {
+/// A program that lies beside this one, as one types it here.
+fn program(name: &str) -> String {
     let here = std::env::current_dir().ok();
-    let program = std::env::current_exe().unwrap_or_else(|_| "dispatcher".into());
+    let program = std::env::current_exe().unwrap_or_default().with_file_name(name);
     let shown = here.and_then(|here| program.strip_prefix(here).ok().map(Path::to_owned));
     shown.unwrap_or(program).display().to_string()
 }
