@@ -3,11 +3,11 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --release --locked --features static && cp target/release/dispatcher /usr/local/bin/
+    cargo build --release --locked --features static && cp target/release/dispatcher target/release/content-worker /usr/local/bin/
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
-COPY --from=build /usr/local/bin/dispatcher /usr/local/bin/
+COPY --from=build /usr/local/bin/dispatcher /usr/local/bin/content-worker /usr/local/bin/
 USER nobody
 EXPOSE 8080 8081
 ENTRYPOINT ["dispatcher"]

@@ -10,7 +10,7 @@ prerequisites: ## Look for what is needed, and install it from Debian packages w
 	@scripts/prerequisites
 
 run: prerequisites ## Run PostgreSQL, Redis, Kafka and the service here, and send one job through
-	@cargo build --bin dispatcher
+	@cargo build --bins
 	@cargo run --quiet --bin dispatcher -- start-dev
 
 test: prerequisites ## All tests, on servers that they start themselves
