@@ -22,6 +22,7 @@
 pub mod app;
 pub mod content;
 pub mod drafts;
+pub mod load;
 pub mod records;
 pub mod rig;
 pub mod stage;

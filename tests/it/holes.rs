@@ -1,0 +1,199 @@
+//! Identity order is not commit order.
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use image_job_dispatcher::outbox::partitions;
+use sqlx::{Connection, PgConnection, Row};
+use uuid::Uuid;
+
+use crate::support::{Stage, drafts, eventually, token_for};
+
+/// Draws the next outbox id in an open transaction and writes its row, as another writer would.
+async fn draw_low_id(conn: &mut PgConnection) -> i64 {
+    sqlx::query("begin").execute(&mut *conn).await.expect("begin");
+    sqlx::query_scalar(
+        "insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
+         values ($1, $1, $1, clock_timestamp(), clock_timestamp(), convert_to(format('{\"jobId\":\"%s\"}', $1), 'utf8'))
+         returning id",
+    )
+    .bind(Uuid::new_v4())
+    .fetch_one(conn)
+    .await
+    .expect("a low id")
+}
+
+/// Waits until exactly these are the pending ids (by the definition of the view: holes included).
+async fn pending(stage: &Stage, expected: i64) {
+    eventually(&format!("{expected} pending"), Duration::from_secs(30), async || {
+        let row = sqlx::query("select pending, published from outbox_overview")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("overview");
+        let (pending, published): (i64, i64) = (row.get(0), row.get(1));
+        if pending == expected {
+            Ok(())
+        } else {
+            Err(format!("{pending} pending, {published} published"))
+        }
+    })
+    .await;
+}
+
+async fn partition_count(stage: &Stage) -> i64 {
+    sqlx::query_scalar("select count(*) from pg_inherits where inhparent = 'outbox_messages'::regclass")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a count")
+}
+
+async fn outbox_ids(stage: &Stage, count: usize) -> Vec<i64> {
+    let mut ids: Vec<i64> = stage
+        .records(count)
+        .await
+        .iter()
+        .map(|r| r.header("outbox-id").parse().expect("a number"))
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn later_messages_do_not_wait_for_a_low_id_and_it_goes_out_when_it_commits() {
+    let stage = Stage::new().await;
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let app = stage.app().await;
+    let mut slow = stage.connect().await;
+    let low = draw_low_id(&mut slow).await;
+    for _ in 0..10 {
+        app.accept(draft, &token_for(user)).await;
+    }
+    assert_eq!(outbox_ids(&stage, 10).await, (low + 1..=low + 10).collect::<Vec<_>>());
+    pending(&stage, 1).await;
+    sqlx::query("commit").execute(&mut slow).await.expect("commit");
+    assert_eq!(outbox_ids(&stage, 11).await, (low..=low + 10).collect::<Vec<_>>());
+    pending(&stage, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_low_id_that_is_rolled_back_is_closed_and_nothing_waits_for_it() {
+    let stage = Stage::new().await;
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let app = stage.app().await;
+    let mut slow = stage.connect().await;
+    let low = draw_low_id(&mut slow).await;
+    for _ in 0..10 {
+        app.accept(draft, &token_for(user)).await;
+    }
+    stage.records(10).await;
+    pending(&stage, 1).await;
+    sqlx::query("rollback").execute(&mut slow).await.expect("rollback");
+    pending(&stage, 0).await;
+    assert_eq!(outbox_ids(&stage, 10).await, (low + 1..=low + 10).collect::<Vec<_>>());
+    let settled: bool = sqlx::query_scalar("select $1 <@ outbox_settled()")
+        .bind(low)
+        .fetch_one(&stage.pool)
+        .await
+        .expect("settled");
+    assert!(!settled, "a closed id does not read as published");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_keeps_its_id_open_over_a_restart_of_postgresql() {
+    let stage = Stage::with_servers_of_its_own().await;
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let app = stage.app().await;
+    let mut slow = stage.connect().await;
+    let low = draw_low_id(&mut slow).await;
+    app.accept(draft, &token_for(user)).await;
+    stage.records(1).await;
+    sqlx::query("prepare transaction 'low'")
+        .execute(&mut slow)
+        .await
+        .expect("prepare");
+    pending(&stage, 1).await;
+    drop(slow);
+    stage.servers().postgres.stop().await.expect("PostgreSQL stops");
+    stage.servers().postgres.restart().await.expect("PostgreSQL restarts");
+    eventually("accepting works again", Duration::from_secs(30), async || {
+        match app.post_job(draft, &token_for(user)).await {
+            Ok(answer) if answer.status() == 202 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    eventually("later messages go out", Duration::from_secs(30), async || {
+        let records = stage.records_now().await;
+        let later = records
+            .iter()
+            .any(|r| r.header("outbox-id").parse::<i64>().expect("a number") > low + 1);
+        if later { Ok(()) } else { Err(records.len()) }
+    })
+    .await;
+    // Long enough for many looks at the holes: it must stay open.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    pending(&stage, 1).await;
+    let mut conn = stage.connect().await;
+    sqlx::query("commit prepared 'low'")
+        .execute(&mut conn)
+        .await
+        .expect("commit prepared");
+    pending(&stage, 0).await;
+    let records = stage.records(3).await;
+    assert!(records.iter().any(|r| r.header("outbox-id") == low.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_report_stops_neither_making_nor_accepting_and_dropping_waits_for_it() {
+    let stage = Stage::new().await.set("outbox.partition_rows", "1000");
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    // The template's first partition holds 10^6 ids: begin behind them, where partitions are small.
+    sqlx::query("select setval('outbox_messages_id_seq', 1999000)")
+        .execute(&stage.pool)
+        .await
+        .expect("setval");
+    sqlx::query(
+        "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, base_passed, base_closed)
+         values (1, 0, 'nobody/', '-infinity', 'at-least-once', '{}', '{[1,1999001)}', '{[1,1999001)}')",
+    )
+    .execute(&stage.pool)
+    .await
+    .expect("a base");
+    let app = stage.app().await;
+    let mut report = stage.connect().await;
+    sqlx::query("begin isolation level repeatable read")
+        .execute(&mut report)
+        .await
+        .expect("begin");
+    sqlx::query("select count(*) from outbox_messages")
+        .execute(&mut report)
+        .await
+        .expect("a report");
+    let before = partition_count(&stage).await;
+    for _ in 0..3500 {
+        app.accept(draft, &token).await;
+    }
+    stage.records(3500).await;
+    pending(&stage, 0).await;
+    let made = partition_count(&stage).await - before;
+    assert!(made >= 3, "{made} partitions were made while the report was open");
+
+    let everything_is_old = Utc::now() + TimeDelta::days(1);
+    let mut conn = stage.connect().await;
+    let blocked = partitions::drop_settled(&mut conn, everything_is_old, false).await;
+    assert!(blocked.is_err(), "the report still reads them: {blocked:?}");
+    app.accept(draft, &token).await;
+    sqlx::query("commit").execute(&mut report).await.expect("commit");
+    let dropped = partitions::drop_settled(&mut conn, everything_is_old, false)
+        .await
+        .expect("dropped");
+    assert!(dropped.len() >= 2, "{dropped:?}");
+    app.accept(draft, &token).await;
+    stage.records(3502).await;
+    conn.close().await.expect("closed");
+}

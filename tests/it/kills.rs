@@ -1,0 +1,119 @@
+//! The service killed and stopped under load, again and again.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::support::{
+    App, Stage, drafts, eventually,
+    load::{Load, accepted, check_delivery, jobs_in_database},
+    token_for,
+};
+
+/// `relay.window`'s default: what one kill can repeat.
+const WINDOW: usize = 16_384;
+const TIMES: usize = 20;
+
+/// The number behind `field` in the newest "leading" line of the log.
+fn in_leading_line(app: &App, field: &str) -> Option<u64> {
+    let log = app.log();
+    let line = log.lines().rev().find(|line| line.contains(field))?;
+    let digits = line.split(field).nth(1)?;
+    digits
+        .trim_start_matches(['"', ':', '=', ' '])
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
+}
+
+async fn leads(app: &App) -> u64 {
+    eventually("the service leads", Duration::from_secs(30), async || {
+        in_leading_line(app, "found_unrecorded").ok_or("no line in its log")
+    })
+    .await
+}
+
+async fn drained(stage: &Stage) {
+    eventually("the outbox is drained", Duration::from_secs(60), async || {
+        let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("overview");
+        if pending == 0 { Ok(()) } else { Err(pending) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_under_load_lose_nothing_and_repeat_no_more_than_the_window_each() {
+    let stage = Stage::with_servers_of_its_own().await.set("relay.lease", "1s");
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let drafts = drafts::insert_many(&stage.pool, user, 500).await;
+    let mut app = stage.app().await;
+    leads(&app).await;
+    let load = Load::start(&app.base_url, &token, &drafts, 64);
+    let began = std::time::Instant::now();
+    let mut up = Duration::ZERO;
+    let mut with_unrecorded = 0;
+    for n in 0..TIMES {
+        let since = std::time::Instant::now();
+        // Random moments: at least two checkpoints' time, at most a second.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(50..1000))).await;
+        app.kill();
+        up += since.elapsed();
+        app = stage.app().await;
+        load.aim_at(&app.base_url);
+        let found = leads(&app).await;
+        with_unrecorded += usize::from(found > 0);
+        println!("kill {}: {found} records were in the topic and in no checkpoint", n + 1);
+    }
+    let history = load.stop().await;
+    drained(&stage).await;
+    let jobs = jobs_in_database(&stage.pool).await;
+    let records = stage.records_now().await;
+    let delivered = check_delivery(&history, &records, &jobs);
+    println!(
+        "{} accepted in {:.1} s ({:.1} s of it up under load before a kill), {} records, {} repeats, {} kills found unrecorded ones",
+        accepted(&history).len(),
+        began.elapsed().as_secs_f64(),
+        up.as_secs_f64(),
+        records.len(),
+        delivered.repeats,
+        with_unrecorded
+    );
+    assert!(delivered.repeats <= TIMES * WINDOW);
+    assert!(
+        with_unrecorded >= 15,
+        "only {with_unrecorded} of the kills hit records on their way"
+    );
+    let per_job = records.len() - jobs.len();
+    assert_eq!(per_job, delivered.repeats, "every job is in the topic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_graceful_stops_under_load_repeat_nothing() {
+    let stage = Stage::with_servers_of_its_own().await;
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let drafts = drafts::insert_many(&stage.pool, user, 500).await;
+    let mut app = stage.app().await;
+    leads(&app).await;
+    let load = Load::start(&app.base_url, &token, &drafts, 64);
+    for _ in 0..TIMES {
+        tokio::time::sleep(Duration::from_millis(rand::random_range(50..500))).await;
+        let status = app.term_and_wait().await;
+        assert!(status.success(), "{status}");
+        app = stage.app().await;
+        load.aim_at(&app.base_url);
+        // At once: the lease was given back.
+        assert_eq!(leads(&app).await, 0, "all that was sent was also recorded");
+    }
+    let history = load.stop().await;
+    drained(&stage).await;
+    let records = stage.records_now().await;
+    let delivered = check_delivery(&history, &records, &jobs_in_database(&stage.pool).await);
+    println!("{} accepted, {} records", accepted(&history).len(), records.len());
+    assert_eq!(delivered.repeats, 0);
+}

@@ -1,0 +1,135 @@
+//! Two replicas: both accept, one relays.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::support::{
+    App, Stage, drafts, eventually,
+    load::{Load, check_delivery, jobs_in_database},
+    token_for,
+};
+
+const LEASE: Duration = Duration::from_secs(3);
+
+async fn leader(stage: &Stage) -> String {
+    eventually("somebody leads", Duration::from_secs(30), async || {
+        let leader: Option<String> = sqlx::query_scalar("select leader from outbox_overview")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("overview");
+        leader.ok_or("nobody")
+    })
+    .await
+}
+
+async fn two(stage: &Stage) -> (App, App) {
+    let (a, b) = (stage.app().await, stage.app().await);
+    if leader(stage).await == a.name { (a, b) } else { (b, a) }
+}
+
+/// Seconds between `since` and the first checkpoint of a fence above `fence`, and the first of those with a receipt.
+async fn taken_over_after(stage: &Stage, since: chrono::DateTime<chrono::Utc>, fence: i64) -> (f64, f64) {
+    eventually(
+        "the other one has taken over and published",
+        Duration::from_secs(30),
+        async || {
+            let seen: (Option<f64>, Option<f64>) = sqlx::query_as(
+                "select extract(epoch from min(created_at) - $1)::float8,
+                    extract(epoch from min(created_at) filter (where cardinality(receipt_ids) > 0) - $1)::float8
+             from outbox_checkpoints where fence > $2",
+            )
+            .bind(since)
+            .bind(fence)
+            .fetch_one(&stage.pool)
+            .await
+            .expect("checkpoints");
+            match seen {
+                (Some(lease), Some(record)) => Ok((lease, record)),
+                other => Err(format!("{other:?}")),
+            }
+        },
+    )
+    .await
+}
+
+async fn now_and_fence(stage: &Stage) -> (chrono::DateTime<chrono::Utc>, i64) {
+    sqlx::query_as("select clock_timestamp(), (select max(fence) from outbox_checkpoints)")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a clock")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_leader_is_killed_the_other_leads_within_the_lease_and_a_second() {
+    let stage = Stage::new().await.set("relay.lease", "3s");
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let drafts = drafts::insert_many(&stage.pool, user, 50).await;
+    let (leading, standby) = two(&stage).await;
+    // Both accept; what the standby accepts the leader publishes.
+    for app in [&leading, &standby] {
+        app.accept(drafts[0], &token).await;
+    }
+    stage.records(2).await;
+
+    let load = Load::start(&standby.base_url, &token, &drafts, 8);
+    let (since, fence) = now_and_fence(&stage).await;
+    leading.kill();
+    let (lease, record) = taken_over_after(&stage, since, fence).await;
+    println!("lease taken after {lease:.3} s, first receipt after {record:.3} s, of a lease of {LEASE:?}");
+    assert!(lease <= (LEASE + Duration::from_secs(1)).as_secs_f64(), "{lease} s");
+    assert!(record <= (LEASE + Duration::from_secs(2)).as_secs_f64(), "{record} s");
+    let history = load.stop().await;
+    let jobs = jobs_in_database(&stage.pool).await;
+    let records = stage.records(jobs.len()).await;
+    check_delivery(&history, &records, &jobs);
+    assert_eq!(leader(&stage).await, standby.name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_frozen_past_its_lease_stops_at_its_first_checkpoint_and_nothing_is_lost() {
+    let stage = Stage::new().await.set("relay.lease", "1s");
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let drafts = drafts::insert_many(&stage.pool, user, 50).await;
+    let (leading, standby) = two(&stage).await;
+    let load = Load::start(&standby.base_url, &token, &drafts, 16);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (since, fence) = now_and_fence(&stage).await;
+    leading.freeze();
+    taken_over_after(&stage, since, fence).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    leading.thaw();
+    eventually("the woken one notices", Duration::from_secs(10), async || {
+        if leading.log().contains("another replica has taken the lease over") {
+            Ok(())
+        } else {
+            Err("not in its log")
+        }
+    })
+    .await;
+    let history = load.stop().await;
+    let jobs = jobs_in_database(&stage.pool).await;
+    eventually("the outbox is drained", Duration::from_secs(30), async || {
+        let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("overview");
+        if pending == 0 { Ok(()) } else { Err(pending) }
+    })
+    .await;
+    let records = stage.records(jobs.len()).await;
+    let delivered = check_delivery(&history, &records, &jobs);
+    println!("{} jobs, {} repeats", jobs.len(), delivered.repeats);
+    assert!(delivered.repeats <= 16_384);
+    // It wrote nothing after it was woken: fences only grow with the number.
+    let backwards: i64 = sqlx::query_scalar(
+        "select count(*) from (select fence - lag(fence) over (order by seq) as step from outbox_checkpoints) s where step < 0",
+    )
+    .fetch_one(&stage.pool)
+    .await
+    .expect("checkpoints");
+    assert_eq!(backwards, 0);
+    assert_eq!(leader(&stage).await, standby.name);
+}
