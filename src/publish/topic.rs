@@ -14,7 +14,7 @@ use super::client::base_config;
 use crate::{config, outbox::record::RecordLimit};
 
 /// How often the topic's limit is read again.
-const REFRESH_EVERY: Duration = Duration::from_secs(60);
+const REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// While it could not be read.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// For one answer of the brokers.

@@ -395,6 +395,7 @@ impl Leader<'_> {
                 || now >= self.lease_ends
                 || self.barrier
                 || self.unrecorded >= self.relay.options.window
+                || self.window.is_taken_by_one()
                 || one_at_a_time && !self.window.is_empty()
                 || match permit {
                     Permit::Any => false,
@@ -416,7 +417,7 @@ impl Leader<'_> {
                 );
                 continue;
             }
-            let Some(slot) = self.window.enter(message, now) else {
+            let Some(slot) = self.window.enter(message, now, one_at_a_time) else {
                 return Ok(());
             };
             match self.producer.hand_over(message, slot) {
@@ -471,7 +472,6 @@ impl Leader<'_> {
         let now = Instant::now();
         let wall = Utc::now();
         for Report { slot, outcome } in reports {
-            let alone = self.window.len() == 1;
             let Some(sent) = self.window.leave(slot) else { continue };
             match outcome {
                 Ok(placed) => {
@@ -490,7 +490,7 @@ impl Leader<'_> {
                 }
                 Err(refused) => match refused.class {
                     // Refused alone, for its own fault. In a batch it says nothing of the single record.
-                    FailureClass::Record(class) if alone && sent.id <= self.memory.one_at_a_time_to => {
+                    FailureClass::Record(class) if sent.alone => {
                         self.unrecorded -= 1;
                         self.offsets_frozen = true;
                         self.bury(sent.id, class, refused.error, now);

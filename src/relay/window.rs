@@ -17,6 +17,9 @@ pub struct Sent {
     pub at: Instant,
     /// Of its payload.
     pub bytes: usize,
+    /// Nothing else was on its way, nor was handed over before its report: a refusal is its own. That the
+    /// window is empty when the report comes says nothing: the last report of a refused batch finds it so too.
+    pub alone: bool,
 }
 
 /// Slots of a fixed number. A slot's index is what a delivery report carries.
@@ -25,6 +28,7 @@ pub struct Window {
     slots: Vec<Option<Sent>>,
     free: Vec<usize>,
     bytes: usize,
+    alone: bool,
 }
 
 impl Window {
@@ -34,19 +38,22 @@ impl Window {
             slots: vec![None; records],
             free: (0..records).rev().collect(),
             bytes: 0,
+            alone: false,
         }
     }
 
     /// Takes a slot; none when all are taken.
-    pub fn enter(&mut self, m: &OutboxMessage, at: Instant) -> Option<usize> {
+    pub fn enter(&mut self, m: &OutboxMessage, at: Instant, alone: bool) -> Option<usize> {
         let slot = self.free.pop()?;
         let sent = Sent {
             id: m.id,
             event_time: m.event_time,
             at,
             bytes: m.payload.len(),
+            alone,
         };
         self.bytes += sent.bytes;
+        self.alone |= alone;
         self.slots[slot] = Some(sent);
         Some(slot)
     }
@@ -56,6 +63,7 @@ impl Window {
         let sent = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
         self.bytes -= sent.bytes;
+        self.alone &= !sent.alone;
         Some(sent)
     }
 
@@ -69,8 +77,59 @@ impl Window {
         self.len() == 0
     }
 
+    /// The one record on its way was sent alone: nothing may be handed over before its report.
+    pub fn is_taken_by_one(&self) -> bool {
+        self.alone
+    }
+
     /// Payload bytes of the records whose report has not come.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn message(id: i64) -> OutboxMessage {
+        OutboxMessage {
+            id,
+            event_id: Uuid::nil(),
+            job_id: Uuid::nil(),
+            key: Uuid::nil(),
+            event_time: DateTime::UNIX_EPOCH,
+            created_at: DateTime::UNIX_EPOCH,
+            replay_id: None,
+            traceparent: None,
+            payload: vec![0; 10],
+        }
+    }
+
+    #[test]
+    fn a_full_window_takes_nothing_and_a_report_that_comes_twice_frees_one_slot() {
+        let mut w = Window::new(2);
+        let now = Instant::now();
+        let first = w.enter(&message(1), now, false).unwrap();
+        w.enter(&message(2), now, false).unwrap();
+        assert!(w.enter(&message(3), now, false).is_none());
+        assert_eq!((w.len(), w.bytes()), (2, 20));
+        assert_eq!(w.leave(first).map(|s| s.id), Some(1));
+        assert!(w.leave(first).is_none());
+        assert!(w.leave(99).is_none());
+        assert_eq!((w.len(), w.bytes()), (1, 10));
+    }
+
+    #[test]
+    fn the_last_report_of_a_batch_does_not_look_like_one_of_a_record_sent_alone() {
+        let mut w = Window::new(2);
+        let slots = [1, 2].map(|id| w.enter(&message(id), Instant::now(), false).unwrap());
+        assert!(slots.iter().all(|slot| !w.leave(*slot).unwrap().alone));
+        let alone = w.enter(&message(3), Instant::now(), true).unwrap();
+        assert!(w.is_taken_by_one());
+        assert!(w.leave(alone).unwrap().alone);
+        assert!(!w.is_taken_by_one());
     }
 }

@@ -34,6 +34,21 @@ async fn leads(app: &App) -> u64 {
     .await
 }
 
+/// Until this leader has published something of its own.
+async fn traffic_flows(stage: &Stage) {
+    eventually("the leader publishes", Duration::from_secs(30), async || {
+        let receipts: i64 = sqlx::query_scalar(
+            "select count(*) from outbox_checkpoints c, (select max(fence) as fence from outbox_checkpoints) newest
+             where c.fence = newest.fence and c.base_passed is null and not isempty(c.settled)",
+        )
+        .fetch_one(&stage.pool)
+        .await
+        .expect("checkpoints");
+        if receipts >= 2 { Ok(()) } else { Err(receipts) }
+    })
+    .await;
+}
+
 async fn drained(stage: &Stage) {
     eventually("the outbox is drained", Duration::from_secs(60), async || {
         let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
@@ -59,8 +74,8 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_no_more_than_the_window
     let mut with_unrecorded = 0;
     for n in 0..TIMES {
         let since = std::time::Instant::now();
-        // Random moments: at least two checkpoints' time, at most a second.
-        tokio::time::sleep(Duration::from_millis(rand::random_range(50..1000))).await;
+        traffic_flows(&stage).await;
+        tokio::time::sleep(Duration::from_millis(rand::random_range(50..800))).await;
         app.kill();
         up += since.elapsed();
         app = stage.app().await;

@@ -13,6 +13,7 @@ mod kills;
 mod one_job;
 mod operate;
 mod outage;
+mod poison;
 mod replicas;
 mod results;
 mod whole_story;

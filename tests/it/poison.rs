@@ -1,0 +1,128 @@
+//! Records that the topic refuses: only they die, and they can be sent again.
+
+use std::time::Duration;
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    client::DefaultClientContext,
+    config::{ClientConfig, FromClientConfig as _},
+};
+use uuid::Uuid;
+
+use crate::support::{Stage, eventually};
+
+/// Sets the topic's limit while everything runs.
+async fn set_limit(stage: &Stage, bytes: &str) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", stage.servers().kafka.bootstrap());
+    let admin: AdminClient<DefaultClientContext> = AdminClient::from_config(&config).expect("an admin client");
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&stage.topic)).set("max.message.bytes", bytes);
+    let done = admin
+        .alter_configs(&[change], &AdminOptions::new())
+        .await
+        .expect("an answer");
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+}
+
+/// Writes rows for one key: of `sizes` payload bytes, in one transaction. Gives their ids.
+async fn write_rows(stage: &Stage, key: Uuid, sizes: &[i32]) -> Vec<i64> {
+    sqlx::query_scalar(
+        "insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
+         select id, id, $1, clock_timestamp(), clock_timestamp(),
+                convert_to(format('{\"jobId\":\"%s\",\"pad\":\"%s\"}', id, repeat('x', size)), 'utf8')
+         from (select gen_random_uuid() as id, size from unnest($2::int[]) size) r returning id",
+    )
+    .bind(key)
+    .bind(sizes)
+    .fetch_all(&stage.pool)
+    .await
+    .expect("rows")
+}
+
+async fn overview(stage: &Stage, expected: (i64, i64, i64)) {
+    eventually(
+        &format!("pending, published, dead = {expected:?}"),
+        Duration::from_secs(45),
+        async || {
+            let seen: (i64, i64, i64) = sqlx::query_as("select pending, published, dead from outbox_overview")
+                .fetch_one(&stage.pool)
+                .await
+                .expect("overview");
+            if seen == expected {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}"))
+            }
+        },
+    )
+    .await;
+}
+
+async fn published_ids(stage: &Stage, count: usize) -> Vec<i64> {
+    let records = stage.records(count).await;
+    records
+        .iter()
+        .map(|r| r.header("outbox-id").parse().expect("a number"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_above_the_topics_limit_dies_alone_and_is_sent_again_once_the_limit_is_raised() {
+    let stage = Stage::with_topic(&[("max.message.bytes", "3000")]).await;
+    let _app = stage.app().await;
+    let ids = write_rows(&stage, Uuid::new_v4(), &[10, 10, 5000, 10, 10]).await;
+    overview(&stage, (0, 4, 1)).await;
+    assert_eq!(
+        published_ids(&stage, 4).await,
+        [ids[0], ids[1], ids[3], ids[4]],
+        "later ones of the key went on, in order"
+    );
+
+    set_limit(&stage, "1000000").await;
+    eventually(
+        "the service knows the new limit, and the retried message arrives",
+        Duration::from_secs(45),
+        async || {
+            let done = stage
+                .run(&["dead", "retry", "--all", "--reason", "the limit was raised", "--yes"])
+                .await;
+            let records = stage.records_now().await;
+            if records.len() == 5 {
+                Ok(())
+            } else {
+                Err(format!("{} records; {done:?}", records.len()))
+            }
+        },
+    )
+    .await;
+    let dead: Uuid = sqlx::query_scalar("select event_id from outbox_messages where id = $1")
+        .bind(ids[2])
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a row");
+    let records = stage.records(5).await;
+    let last = records.last().expect("five records");
+    assert_eq!(last.header("ce_id"), dead.to_string(), "consumers recognise it");
+    assert_ne!(last.header("outbox-id"), ids[2].to_string(), "a retry is a new row");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_lowered_behind_our_back_kills_no_record_that_fits() {
+    let stage = Stage::with_topic(&[("max.message.bytes", "1000000")]).await;
+    let app = stage.app().await;
+    write_rows(&stage, Uuid::new_v4(), &[10]).await;
+    overview(&stage, (0, 1, 0)).await;
+    // The broker refuses whole batches from now on; the service still believes in the old limit.
+    set_limit(&stage, "3000").await;
+    let key = Uuid::new_v4();
+    let mut sizes = vec![200; 60];
+    sizes[30] = 5000;
+    let ids = write_rows(&stage, key, &sizes).await;
+    overview(&stage, (0, 60, 1)).await;
+    let published = published_ids(&stage, 60).await;
+    let mut expected = ids.clone();
+    expected.remove(30);
+    let mut of_key: Vec<i64> = published.into_iter().filter(|id| ids.contains(id)).collect();
+    of_key.sort_unstable();
+    assert_eq!(of_key, expected, "each of them once; {}", app.log());
+}
