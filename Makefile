@@ -19,7 +19,7 @@ test: prerequisites ## All tests, on servers that they start themselves
 check: prerequisites ## Format, lints, documents, licences, layering, compose file
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
 	cargo test --test it house::
 	@scripts/prerequisites cargo-deny
 	cargo deny --locked check licenses bans sources

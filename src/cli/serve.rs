@@ -235,7 +235,8 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         name = tasks.first_to_end() => Some(name),
     };
     stop.cancel();
-    let deadline = Instant::now() + config.shutdown.budget - LAST_STEPS.min(config.shutdown.budget / 2);
+    let budget = config.shutdown.budget;
+    let deadline = Instant::now() + budget.saturating_sub(LAST_STEPS.min(budget / 2));
     let by = |part: u32| Instant::now() + deadline.saturating_duration_since(Instant::now()) / part;
     tasks.end_of("public listener", by(2)).await;
     stop_intake.cancel();

@@ -39,6 +39,10 @@ pub struct ReadRequest {
 
 /// What one read of the log found, all of it at one snapshot.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; together they are no state"
+)]
 pub struct ReadResult {
     /// Holes that have become visible and new rows, ascending by id.
     pub messages: Vec<OutboxMessage>,

@@ -71,6 +71,10 @@ enum ReadAnswer {
     Drawers(Drawers),
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; together they are no state"
+)]
 struct Leader<'a> {
     relay: &'a Relay,
     memory: &'a mut Memory,
@@ -385,7 +389,7 @@ impl Leader<'_> {
         let mut now = Instant::now();
         let mut count = 0_usize;
         while let Some(message) = self.ready.front() {
-            if count % LEASE_LOOK_EVERY == 0 {
+            if count.is_multiple_of(LEASE_LOOK_EVERY) {
                 now = Instant::now();
             }
             count += 1;

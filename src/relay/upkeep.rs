@@ -15,7 +15,7 @@ use crate::outbox::{
 /// The channel on which replicas that do not lead say that they have accepted something.
 pub const NOTIFY_CHANNEL: &str = "outbox";
 /// The next days' partitions and what has outlived its retention are looked after this often.
-const ROUND_EVERY: Duration = Duration::from_secs(3600);
+const ROUND_EVERY: Duration = Duration::from_hours(1);
 /// Batches of idempotency keys that one round deletes, at most.
 const KEY_BATCHES: u32 = 1000;
 /// After a failure.

@@ -1,7 +1,7 @@
 //! Replays: recorded operations that write chosen messages to the outbox again, with the same event id, so
 //! that they take the one path that every message takes.
 //!
-//! [`select`] decides which messages: the choice is frozen when the replay is created. [`advance`] writes the
+//! [`select`] decides which messages: the choice is frozen when the replay is created. [`mod@advance`] writes the
 //! next chunk of rows at the replay's rate; the progress is in the transaction that writes them, so a kill
 //! in the middle neither skips nor repeats any.
 //!
@@ -126,7 +126,7 @@ pub async fn create_replay(conn: &mut PgConnection, new: &NewReplay, summary: &S
 
 /// Retries unresolved dead letters: a replay whose first chunk is written at once. `None`: there is none, or
 /// others resolved all of them meanwhile; then the caller rolls back. What is left when the returned step is
-/// not done, [`advance`] writes.
+/// not done, [`advance()`] writes.
 pub async fn retry_dead_letters(
     conn: &mut PgConnection,
     dead: &Dead,
