@@ -5,6 +5,7 @@
 //! and ends the program.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
@@ -235,8 +236,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         name = tasks.first_to_end() => Some(name),
     };
     stop.cancel();
-    let budget = config.shutdown.budget;
-    let deadline = Instant::now() + budget.saturating_sub(LAST_STEPS.min(budget / 2));
+    let deadline = Instant::now() + config.shutdown.budget.saturating_sub(LAST_STEPS);
     let by = |part: u32| Instant::now() + deadline.saturating_duration_since(Instant::now()) / part;
     tasks.end_of("public listener", by(2)).await;
     stop_intake.cancel();
@@ -283,13 +283,15 @@ fn results(config: &Config, database: &PgConnectOptions, metrics: &Arc<Metrics>)
 /// The tasks that live as long as the program.
 #[derive(Default)]
 struct Tasks {
-    running: JoinSet<&'static str>,
-    ended: Vec<&'static str>,
+    handles: JoinSet<&'static str>,
+    /// Those that have not ended.
+    running: BTreeSet<&'static str>,
 }
 
 impl Tasks {
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.running.spawn(async move {
+        self.running.insert(name);
+        self.handles.spawn(async move {
             task.await;
             name
         });
@@ -297,21 +299,22 @@ impl Tasks {
 
     /// Never while all is well.
     async fn first_to_end(&mut self) -> &'static str {
-        let name = match self.running.join_next().await {
-            Some(Ok(name)) => name,
+        match self.handles.join_next().await {
+            Some(Ok(name)) => {
+                self.running.remove(name);
+                name
+            }
             Some(Err(panic)) => {
                 tracing::error!(%panic, "a task has panicked");
                 "a task"
             }
             None => std::future::pending().await,
-        };
-        self.ended.push(name);
-        name
+        }
     }
 
-    /// Waits until the named task has ended, until `deadline` at most.
+    /// Waits until the named task has ended, until `deadline` at most. At once when this role has no such task.
     async fn end_of(&mut self, name: &'static str, deadline: Instant) {
-        while !self.ended.contains(&name) && !self.running.is_empty() {
+        while self.running.contains(name) {
             if tokio::time::timeout_at(deadline.into(), self.first_to_end())
                 .await
                 .is_err()

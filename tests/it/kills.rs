@@ -50,7 +50,7 @@ async fn traffic_flows(stage: &Stage) {
 }
 
 async fn drained(stage: &Stage) {
-    eventually("the outbox is drained", Duration::from_secs(60), async || {
+    eventually("the outbox is drained", Duration::from_mins(1), async || {
         let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
             .fetch_one(&stage.pool)
             .await

@@ -56,7 +56,7 @@ async fn a_thousand_jobs_accepted_while_the_broker_is_down_are_in_the_topic_once
     );
 
     stage.servers().kafka.restart().await.expect("Kafka starts again");
-    let records = stage.records_within(1001, Duration::from_secs(60)).await;
+    let records = stage.records_within(1001, Duration::from_mins(1)).await;
     assert_eq!(records.len(), 1001, "each exactly once");
     let delivered = check_delivery(&history, &records, &jobs_in_database(&stage.pool).await);
     assert_eq!(delivered.repeats, 0);
