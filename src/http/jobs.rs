@@ -6,9 +6,10 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use uuid::Uuid;
 
 use super::{ApiState, catalogue::Code, etag, id, prefer, prefer::Wait, problem::Problem};
-use crate::jobs::status::JobView;
+use crate::jobs::status::{JobView, StatusError};
 
 /// What became of a job of yours.
 ///
@@ -61,10 +62,13 @@ pub(super) async fn show(
         }
         None => api.status.read(job_id, user_id).await,
     };
-    let job = job
-        .map_err(|error| Problem::new(Code::DatabaseUnavailable).retry_after(1).cause(error))?
-        .ok_or_else(|| Problem::new(Code::NotFound).detail(format!("you have no job with the id {job_id}")))?;
-    Ok(answer(&job, &headers, wait))
+    Ok(answer(&found(job, job_id)?, &headers, wait))
+}
+
+/// The job, or the problem that it is not to be had.
+pub(super) fn found(read: Result<Option<JobView>, StatusError>, job_id: Uuid) -> Result<JobView, Problem> {
+    read.map_err(|error| Problem::new(Code::DatabaseUnavailable).retry_after(1).cause(error))?
+        .ok_or_else(|| Problem::new(Code::NotFound).detail(format!("you have no job with the id {job_id}")))
 }
 
 /// The problems of [`show`].

@@ -17,9 +17,10 @@ pub(super) async fn show(State(metrics): State<Arc<Metrics>>) -> impl IntoRespon
 }
 
 /// The routes that are measured under their own name.
-const ROUTES: [&str; 10] = [
+const ROUTES: [&str; 11] = [
     "/api/events/{id}/content-generation",
     "/api/jobs/{jobId}",
+    "/api/jobs/{jobId}/events",
     "/livez",
     "/readyz",
     "/metrics",

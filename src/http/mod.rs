@@ -15,6 +15,7 @@ mod etag;
 pub mod health;
 mod id;
 mod idempotency;
+mod job_events;
 mod jobs;
 pub mod listener;
 mod metrics;
@@ -144,6 +145,7 @@ fn public_api() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(content_generation::accept))
         .routes(routes!(jobs::show))
+        .routes(routes!(job_events::follow))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(catalogue::list))

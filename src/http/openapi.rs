@@ -21,7 +21,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
     catalogue::{self, Code},
-    content_generation, health, jobs,
+    content_generation, health, job_events, jobs,
     problem::{self, ProblemBody},
 };
 
@@ -72,6 +72,7 @@ const ANYWHERE: &[Code] = &[
 const PROBLEMS: &[(&str, &[Code])] = &[
     ("accept_job", content_generation::PROBLEMS),
     ("read_job", jobs::PROBLEMS),
+    ("follow_job", job_events::PROBLEMS),
     ("livez", &[]),
     ("readyz", health::READYZ_PROBLEMS),
     ("list_problems", &[]),

@@ -127,6 +127,11 @@ impl Watch {
         }
         Ok(Some(Arc::unwrap_or_clone(latest)))
     }
+
+    /// Sleeps; `None`, and earlier, when the service stops.
+    pub async fn sleep(&self, time: Duration) -> Option<()> {
+        self.0.stopping.run_until_cancelled(sleep(time)).await
+    }
 }
 
 impl Shared {

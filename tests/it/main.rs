@@ -9,6 +9,7 @@ mod dev_stack;
 mod holes;
 mod house;
 mod intake;
+mod job_events;
 mod kills;
 mod one_job;
 mod operate;

@@ -1,0 +1,135 @@
+//! `GET /api/jobs/{jobId}/events`: what becomes of a job, as it happens (server-sent events).
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures_util::{Stream, stream};
+use uuid::Uuid;
+
+use super::{ApiState, catalogue::Code, id, jobs::found, problem::Problem};
+use crate::jobs::{status::JobView, watch::Watch};
+
+/// How long one wait lasts; a client notices nothing of its end.
+const WAIT: Duration = Duration::from_mins(10);
+/// After a wait without news: it was long, or there was no place to wait in, or PostgreSQL is away.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Between signs of life on a stream that has nothing to tell.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// What a client waits before it connects again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What becomes of a job of yours, as it happens.
+///
+/// Server-sent events named `status`: `data` is the body of `GET /api/jobs/{jobId}`, `id` what to resume by.
+/// The first one comes at once, unless `Last-Event-ID` says that it is known. The stream ends after a final
+/// status. When the service stops it ends too: connect again with `Last-Event-ID`.
+#[utoipa::path(
+    get, path = "/api/jobs/{jobId}/events", operation_id = "follow_job", tag = "jobs",
+    params(
+        ("jobId" = Uuid, Path, description = "The job's id, hyphenated"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that the caller has"),
+        ("X-Request-Id" = Option<String>, Header, description =
+            "1 to 128 visible ASCII characters: comes back in the answer. Any other is replaced."),
+    ),
+    responses(
+        (
+            status = 200, description = "Events until the status is final", body = String,
+            content_type = "text/event-stream",
+            headers(("Cache-Control" = String, description = "`no-cache`")),
+        ),
+        (status = 204, description = "The status is final and the caller has it: there is nothing to reconnect for"),
+    )
+)]
+pub(super) async fn follow(
+    State(api): State<ApiState>,
+    Path(job_id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let user_id = api.identify(&headers).await?;
+    let job_id = id::parse("the job's id", &job_id)?;
+    let job = found(api.status.read(job_id, user_id).await, job_id)?;
+    let known = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    if job.status.is_final() && known.as_deref() == Some(&*event_id(&job)) {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let follower = Follower {
+        watch: api.watch,
+        job_id,
+        user_id,
+        first: Some(job),
+        known,
+        ended: false,
+    };
+    // nginx would keep the events until it has a buffer full of them.
+    let unbuffered = (
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
+    let events = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    Ok(([unbuffered], events).into_response())
+}
+
+/// The problems of [`follow`].
+pub(super) const PROBLEMS: &[Code] = super::jobs::PROBLEMS;
+
+/// The entity tag's own text, which holds all that can change.
+fn event_id(job: &JobView) -> String {
+    job.etag().trim_start_matches("W/").trim_matches('"').to_owned()
+}
+
+/// One client and what it knows.
+struct Follower {
+    watch: Watch,
+    job_id: Uuid,
+    user_id: Uuid,
+    /// Read before the stream began.
+    first: Option<JobView>,
+    /// The id of the last event that the client has.
+    known: Option<String>,
+    ended: bool,
+}
+
+impl Follower {
+    fn events(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        stream::unfold(self, |mut follower| async move {
+            let event = follower.next().await?;
+            Some((Ok(event), follower))
+        })
+    }
+
+    /// `None`: the status was final, the job is gone, or the service stops.
+    async fn next(&mut self) -> Option<Event> {
+        while !self.ended {
+            let is_news = |job: &JobView| self.known.as_deref() != Some(&*event_id(job));
+            let job = match self.first.take() {
+                Some(job) => Ok(Some(job)),
+                None => self.watch.wait(self.job_id, self.user_id, WAIT, is_news).await,
+            };
+            match job {
+                Ok(None) => return None,
+                Ok(Some(job)) if is_news(&job) => {
+                    let id = event_id(&job);
+                    self.ended = job.status.is_final();
+                    let event = Event::default().event("status").id(&id).retry(RETRY);
+                    self.known = Some(id);
+                    let data = serde_json::to_string(&job).expect("a job always serialises");
+                    return Some(event.data(data));
+                }
+                Ok(Some(_)) => {}
+                Err(error) => tracing::debug!(%error, job_id = %self.job_id, "a followed job cannot be read now"),
+            }
+            self.watch.sleep(PAUSE).await?;
+        }
+        None
+    }
+}

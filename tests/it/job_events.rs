@@ -1,0 +1,144 @@
+//! `GET /api/jobs/{jobId}/events`.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{App, PATIENCE, Stage, content::ContentService, drafts, eventually, token_for};
+
+/// A client of the stream, and what has arrived of it.
+struct Events {
+    answer: reqwest::Response,
+    text: String,
+}
+
+impl Events {
+    async fn open(app: &App, job_id: Uuid, token: &str, last_event_id: Option<&str>) -> Self {
+        let mut request = app
+            .http
+            .get(format!("{}/api/jobs/{job_id}/events", app.base_url))
+            .bearer_auth(token);
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        Self {
+            answer: request.send().await.expect("an answer"),
+            text: String::new(),
+        }
+    }
+
+    /// The next event's id and data; `None` at the end of the stream.
+    async fn next(&mut self) -> Option<(String, Value)> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field = |name: &str| {
+                    event
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                };
+                if let Some(data) = field("data") {
+                    assert_eq!(field("event"), Some("status"));
+                    return Some((
+                        field("id").expect("an id").to_owned(),
+                        serde_json::from_str(data).expect("JSON"),
+                    ));
+                }
+                continue;
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.answer.chunk())
+                .await
+                .expect("a chunk in time");
+            self.text += str::from_utf8(&chunk.expect("the stream is whole")?).expect("UTF-8");
+        }
+    }
+
+    /// Up to and with the first event of this status.
+    async fn until(&mut self, status: &str) -> (String, Value) {
+        loop {
+            let (id, data) = self.next().await.expect("the stream goes on");
+            if data["status"] == status {
+                return (id, data);
+            }
+        }
+    }
+}
+
+async fn job(stage: &Stage, app: &App) -> (Uuid, String) {
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let token = token_for(user);
+    (app.accept(draft, &token).await, token)
+}
+
+#[tokio::test]
+async fn a_stream_tells_each_change_resumes_and_ends_after_a_final_status() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let content = ContentService::on(&stage).await;
+    let (job_id, token) = job(&stage, &app).await;
+    let mut events = Events::open(&app, job_id, &token, None).await;
+    assert_eq!(events.answer.headers()["content-type"], "text/event-stream");
+    events.until("PENDING").await;
+    content
+        .result(
+            job_id,
+            &json!({"jobId": job_id, "status": "PROCESSING", "images": [], "error": null}),
+        )
+        .await;
+    let (processing, _) = events.until("PROCESSING").await;
+
+    // Another client resumes behind what this one has seen.
+    let mut resumed = Events::open(&app, job_id, &token, Some(&processing)).await;
+    content
+        .result(
+            job_id,
+            &json!({"jobId": job_id, "status": "FAILED", "images": [], "error": "no ink"}),
+        )
+        .await;
+    let (last, body) = events.until("FAILED").await;
+    assert_eq!(body["error"], "no ink");
+    assert_eq!(
+        body,
+        app.get_job(job_id, &token)
+            .await
+            .unwrap()
+            .json::<Value>()
+            .await
+            .unwrap()
+    );
+    assert_eq!(events.next().await, None);
+    assert_eq!(
+        resumed.next().await.expect("an event").1["status"],
+        "FAILED",
+        "PROCESSING is not told again"
+    );
+    assert_eq!(resumed.next().await, None);
+
+    let over = Events::open(&app, job_id, &token, Some(&last)).await;
+    assert_eq!(over.answer.status(), 204, "nothing to reconnect for");
+    let stranger = Events::open(&app, job_id, &token_for(Uuid::new_v4()), None).await;
+    assert_eq!(stranger.answer.status(), 404);
+}
+
+#[tokio::test]
+async fn open_streams_do_not_hold_up_a_stop() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let (job_id, token) = job(&stage, &app).await;
+        let mut events = Events::open(&app, job_id, &token, None).await;
+        events.next().await.expect("an event");
+        clients.push(events);
+    }
+    app.term();
+    let status = eventually("the service ends", std::time::Duration::from_secs(6), async || {
+        app.exit_status().ok_or("it runs")
+    })
+    .await;
+    assert!(status.success());
+    for mut events in clients {
+        while events.next().await.is_some() {}
+    }
+}
