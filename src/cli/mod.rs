@@ -2,6 +2,7 @@
 //! builds pools, clients and tasks. The commands work straight on the database, so also while the service is
 //! down. Data goes to standard output, messages to standard error.
 
+mod asyncapi;
 mod completions;
 pub mod config;
 mod context;
@@ -95,6 +96,8 @@ enum Command {
     Retain(retain::Args),
     /// Print the OpenAPI document of the HTTP interface
     Openapi,
+    /// Print the AsyncAPI document of the two topics, or the JSON Schema of one
+    Asyncapi(asyncapi::Args),
     /// Print the completion script of a shell
     Completions(completions::Args),
 }
@@ -140,6 +143,7 @@ async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
         Command::Doctor(args) => Box::pin(doctor::run(&args, &context()?)).await,
         Command::Retain(args) => retain::run(&args, &context()?).await,
         Command::Openapi => openapi::run(),
+        Command::Asyncapi(args) => asyncapi::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }

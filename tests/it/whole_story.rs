@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, Stage, content::ContentService, drafts, eventually, http_client, token_for};
+use crate::support::{PATIENCE, Record, Stage, content::ContentService, drafts, eventually, http_client, token_for};
 
 #[tokio::test]
 async fn a_client_posts_and_is_shown_three_pictures() {
@@ -40,6 +40,14 @@ async fn a_client_posts_and_is_shown_three_pictures() {
             .expect("an answer");
         assert_eq!(answer.headers()["content-type"], "image/png");
     }
+    assert_valid(
+        include_str!("../../docs/image-job.schema.json"),
+        &stage.records(1).await,
+    );
+    let answers = content
+        .results("both answers", PATIENCE, |records| records.len() >= 2)
+        .await;
+    assert_valid(include_str!("../../docs/image-job-result.schema.json"), &answers);
     // Long over: nothing more comes of it.
     let statuses: Vec<String> =
         sqlx::query_scalar("select status from job_results where job_id = $1 order by recorded_at")
@@ -54,4 +62,21 @@ async fn a_client_posts_and_is_shown_three_pictures() {
             .expect("in its time")
             .success()
     );
+}
+
+/// What is on the wire is what the committed schema says, and the schema says something.
+fn assert_valid(schema: &str, records: &[Record]) {
+    let schema: Value = serde_json::from_str(schema).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    for record in records {
+        let value = record.json();
+        if let Err(error) = validator.validate(&value) {
+            panic!("{error}: {value}");
+        }
+        for name in value.as_object().expect("an object").keys() {
+            let mut lacking = value.clone();
+            lacking.as_object_mut().expect("an object").remove(name);
+            assert!(!validator.is_valid(&lacking), "{name} is required");
+        }
+    }
 }

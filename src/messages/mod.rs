@@ -1,6 +1,8 @@
 //! The values of the two Kafka topics, as plain types: what the dispatcher asks for, and what the Content
 //! Service answers. `dispatcher asyncapi` describes both topics from these types.
 
+pub mod asyncapi;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
