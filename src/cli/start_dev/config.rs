@@ -71,7 +71,7 @@ filter = \"warn,librdkafka=error\"
 }
 
 /// The address, or one of the next ports of it that nobody listens on.
-fn free(wanted: SocketAddr, taken: Option<SocketAddr>) -> Result<SocketAddr> {
+pub(super) fn free(wanted: SocketAddr, taken: Option<SocketAddr>) -> Result<SocketAddr> {
     let ports = wanted.port()..=wanted.port().saturating_add(NEXT_PORTS);
     let mut addresses = ports.map(|port| SocketAddr::new(wanted.ip(), port));
     let address = addresses

@@ -3,6 +3,7 @@
 //! all of it, in order.
 
 mod config;
+mod content;
 mod progress;
 mod samples;
 mod servers;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::{progress::Progress, servers::Servers};
+use self::{content::ContentWorker, progress::Progress, servers::Servers};
 use super::{
     CliError,
     serve::{self, Role},
@@ -70,6 +71,8 @@ async fn with_servers(
     samples::insert(&mut conn).await?;
     preparing.done("schema, topics and sample drafts are there");
 
+    let worker = ContentWorker::start(&config, servers, dir)?;
+
     // Cancelled by a signal, by a service that ends by itself, and when there is nothing to show.
     let over = stop.child_token();
     let service = async {
@@ -84,7 +87,7 @@ async fn with_servers(
         starting.done(&format!(
             "the service on http://{public}, for operators on http://{operators}"
         ));
-        story::tell(&config, &file, servers, &mut conn).await
+        story::tell(&config, &file, servers, worker.as_ref(), &mut conn).await
     };
     let shown = async {
         let told = over.run_until_cancelled(story).await.unwrap_or(Ok(()));
@@ -96,6 +99,9 @@ async fn with_servers(
     };
     let (served, (told, stopping)) = tokio::join!(service, shown);
     stopping.done("the service has stopped");
+    if let Some(worker) = worker {
+        worker.stop().await?;
+    }
     told.and(served)
 }
 

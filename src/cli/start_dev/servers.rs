@@ -106,7 +106,8 @@ impl Broker {
         let step = progress.step("Apache Kafka");
         if !KafkaLibs::java_is_here().await {
             let config = crate::config::Config::load(&crate::config::Sources::default())?;
-            let topics = vec![config.kafka.topic, config.kafka.result_topic];
+            let dead_letters = format!("{}.dlq", config.kafka.topic);
+            let topics = vec![config.kafka.topic, config.kafka.result_topic, dead_letters];
             let mock = MockBroker::start(topics, PARTITIONS).await?;
             step.done("A STAND-IN FOR KAFKA inside this process: no Java 17 here (on Debian, `apt-get install default-jre-headless maven`)");
             return Ok(Self::Mock(mock));

@@ -18,6 +18,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
+    content::ContentWorker,
     samples::{ALICE, OF_BOB, READY, WITHOUT_RECOMMENDATION},
     servers::{Broker, Servers},
 };
@@ -53,6 +54,7 @@ pub(super) async fn tell(
     config: &Config,
     file: &Path,
     servers: &Servers,
+    content: Option<&ContentWorker>,
     conn: &mut PgConnection,
 ) -> Result<(), CliError> {
     let token = token::sign(&config.auth, ALICE, Role::User, TOKEN_TTL)?;
@@ -66,6 +68,10 @@ pub(super) async fn tell(
     out.push_str(&record.context("reading the topic")??);
     if let Broker::Mock(_) = servers.kafka {
         out.push_str("   (not from Apache Kafka: a stand-in inside this process, which forgets at its end)\n");
+    }
+    match content {
+        Some(content) => pictures(&mut out, config, &token, job, content).await?,
+        None => out.push_str("\n5. No pictures: `cargo build --bins` makes content-worker, which draws them\n"),
     }
     what_next(&mut out, config, file, servers, &token, job);
     print!("{out}");
@@ -173,16 +179,48 @@ fn kafka_record(brokers: &str, topic: &str, partition: i32, offset: i64) -> Resu
     Ok(out)
 }
 
+/// Waits for the Content Service's answer, as a client does.
+async fn pictures(out: &mut String, config: &Config, token: &str, job: Uuid, content: &ContentWorker) -> Result<()> {
+    let url = format!("http://{}/api/jobs/{job}", config.http.listen);
+    let deadline = Instant::now() + PATIENCE;
+    let body: serde_json::Value = loop {
+        let wait = reqwest::Client::new()
+            .get(&url)
+            .bearer_auth(token)
+            .header("prefer", "wait=10");
+        let body: serde_json::Value = wait.send().await?.json().await?;
+        match body["status"].as_str() {
+            Some("COMPLETED" | "FAILED") => break body,
+            _ => ensure!(Instant::now() < deadline, "the content service does not answer: {body}"),
+        }
+    };
+    let _ = writeln!(
+        out,
+        "\n5. The pictures: GET {url} with Prefer: wait=10\n   status {}",
+        body["status"]
+    );
+    for image in body["images"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "   {} {}",
+            image["style"].as_str().unwrap_or("?"),
+            image["url"].as_str().unwrap_or("?")
+        );
+    }
+    let _ = writeln!(out, "   on disk   {}/{job}/", content.pictures.display());
+    let _ = writeln!(out, "   side by side: {}/{job}", content.url);
+    Ok(())
+}
+
 fn what_next(out: &mut String, config: &Config, file: &Path, servers: &Servers, token: &str, job: Uuid) {
     let (http, admin) = (config.http.listen, config.admin.listen);
-    let dir = file.parent().unwrap_or(Path::new("."));
     let file = file.display();
     let post = |draft| {
         format!(
             "curl -i -X POST -H \"Authorization: Bearer $TOKEN\" http://{http}/api/events/{draft}/content-generation"
         )
     };
-    let (dispatcher, worker) = (program("dispatcher"), program("content-worker"));
+    let dispatcher = program("dispatcher");
     let _ = write!(
         out,
         "
@@ -193,13 +231,12 @@ Try next, in another terminal. Alice's token is good for a day:
    {}
    # what became of the one above
    curl -s -H \"Authorization: Bearer $TOKEN\" http://{http}/api/jobs/{job}
+   # the same as it happens
+   curl -N -H \"Authorization: Bearer $TOKEN\" http://{http}/api/jobs/{job}/events
    # a draft of somebody else: 404, as if there were none
    {}
    # a draft without a selected recommendation: 409
    {}
-
-   # the Content Service's side: makes three pictures of each job; then ask again what became of it
-   {worker} --brokers {brokers} --directory {pictures}
 
 Look inside:
    {dispatcher} --config {file} outbox list
@@ -213,8 +250,6 @@ Ctrl-C stops everything; the data stays, and the next start takes seconds.
         post(READY),
         post(OF_BOB),
         post(WITHOUT_RECOMMENDATION),
-        brokers = config.kafka.brokers,
-        pictures = dir.join("pictures").display(),
         database = config.database.url.expose_secret(),
         redis = servers.redis.port(),
     );
