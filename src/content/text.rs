@@ -62,7 +62,8 @@ impl Face {
 const LONGEST: usize = 300;
 
 /// What of `text` can be drawn, on one line: composed (macOS sends Hangul in parts), spaces joined, and
-/// without emoji, control and direction characters, or anything else that no bundled face has.
+/// without emoji, control and direction characters, or anything else that no bundled face has; of a letter
+/// with an accent that none has, the letter stays.
 pub fn clean(text: &str) -> String {
     let drawable = |c: char| match c {
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' => false,
@@ -71,13 +72,16 @@ pub fn clean(text: &str) -> String {
         _ => Face::ALL.into_iter().any(|f| f.has(c)),
     };
     let mut out = String::new();
-    for c in text
-        .nfc()
-        .map(|c| if c.is_whitespace() || c.is_control() { ' ' } else { c })
-        .take(4 * LONGEST)
-    {
-        if (c != ' ' && drawable(c)) || (c == ' ' && !out.is_empty() && !out.ends_with(' ')) {
+    for c in text.nfc().take(4 * LONGEST) {
+        if c.is_whitespace() || c.is_control() {
+            if !out.is_empty() && !out.ends_with(' ') {
+                out.push(' ');
+            }
+        } else if drawable(c) {
             out.push(c);
+        } else {
+            // What it is made of: an e without its accent is better than no e.
+            out.extend(c.nfkd().filter(|part| *part != c && drawable(*part)));
         }
     }
     let end = out.char_indices().nth(LONGEST).map_or(out.len(), |(at, _)| at);
@@ -272,6 +276,7 @@ mod tests {
         assert_eq!(clean("🎉 여름 🍉  대축제!!\n☀️ 2026 👨‍👩‍👧"), "여름 대축제!! 2026");
         assert_eq!(clean("\u{202e}evil\u{200b} ᄒ\u{1161}\u{11ab}글"), "evil 한글");
         assert_eq!(clean("🎁🎁"), "");
+        assert_eq!(clean("Café Ångström ｎ"), "Cafe Angstrom ｎ");
         assert_eq!(clean(&"가".repeat(5_000)).chars().count(), LONGEST);
     }
 
