@@ -190,6 +190,22 @@ impl Metrics {
         Arc::new(m)
     }
 
+    /// What a leader shows and nobody else knows.
+    pub fn show_not_leading(&self) {
+        for gauge in [
+            &self.leading,
+            &self.pending_rows,
+            &self.unacknowledged_rows,
+            &self.holes,
+            &self.dead_rows,
+            &self.paused,
+            &self.breaker_open,
+        ] {
+            gauge.set(0);
+        }
+        self.oldest_pending_age_seconds.set(0.0);
+    }
+
     /// The text that `/metrics` answers (OpenMetrics).
     pub fn encode(&self) -> String {
         let mut out = String::new();

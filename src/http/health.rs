@@ -58,8 +58,11 @@ impl Readiness {
     }
 
     async fn ask(&self) -> Result<(), String> {
-        match tokio::time::timeout(PATIENCE, sqlx::query("select 1").execute(&self.0.reads)).await {
-            Ok(Ok(_)) => Ok(()),
+        // A standby answers too, and takes no job.
+        let writable = sqlx::query_scalar("select current_setting('transaction_read_only') = 'off'");
+        match tokio::time::timeout(PATIENCE, writable.fetch_one(&self.0.reads)).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err("the database is read-only".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {PATIENCE:?}")),
         }

@@ -137,8 +137,13 @@ pub async fn take_over(
             length,
         })),
         Ok(None) => Ok(None),
-        // Another standby was quicker.
-        Err(e) if is_lost_race(&e) => Ok(None),
+        // Another standby was quicker. (A missing partition is an error here: somebody has to make it.)
+        Err(e)
+            if e.as_database_error()
+                .is_some_and(sqlx::error::DatabaseError::is_unique_violation) =>
+        {
+            Ok(None)
+        }
         Err(e) => Err(e.into()),
     }
 }

@@ -188,7 +188,10 @@ const OUTBOX_DROPPABLE: &str = "
     select rows.n from bounds, rows, receipts, dead
     where int8range(lo, hi) <@ (select passed from outbox_position())
       and coalesce(rows.newest, '-infinity') < $1
-      and rows.n = receipts.n + dead.n";
+      and rows.n = receipts.n + dead.n
+      -- What an operator has not decided about can still be sent again.
+      and not exists (select from outbox_dead_letters d where d.outbox_id >= lo and d.outbox_id < hi
+                      and d.resolution is null)";
 
 /// A day's results go with the day's jobs: when those are old and settled.
 const RESULTS_DROPPABLE: &str = "

@@ -230,6 +230,8 @@ pub async fn read_drawers(conn: &mut PgConnection) -> sqlx::Result<Drawers> {
         "select pg_postmaster_start_time(), coalesce(array_agg(virtualtransaction), '{}')
          from pg_locks
          where locktype = 'relation' and relation = 'outbox_messages_id_seq'::regclass
+           -- As `nextval` takes it: a dump that only reads the sequence fills no hole.
+           and mode = 'RowExclusiveLock'
            and database = (select oid from pg_database where datname = current_database())",
     )
     .fetch_one(conn)

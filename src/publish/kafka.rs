@@ -159,34 +159,35 @@ impl Producer {
     ) -> Result<Self, KafkaError> {
         let reports = Arc::new(Reports::default());
         let mut c = base_config(kafka);
+        for (key, default) in [
+            ("retry.backoff.ms", "50"),
+            ("retry.backoff.max.ms", "1000"),
+            ("linger.ms", "0"),
+            // Waits half a minute before it believes that a topic is gone; until then it is an outage.
+            ("topic.metadata.propagation.max.ms", "30000"),
+        ] {
+            if c.get(key).is_none() {
+                c.set(key, default);
+            }
+        }
         c.set("enable.idempotence", "true")
             .set("acks", "all")
             .set("max.in.flight.requests.per.connection", "5")
             .set("retries", "2147483647")
-            .set("retry.backoff.ms", "50")
-            .set("retry.backoff.max.ms", "1000")
             // No time-out: an outage of any length keeps order and loses nothing.
             .set("message.timeout.ms", "0")
             // As Java's default partitioner: both sides agree where a key lives.
             .set("partitioner", "murmur2_random")
-            .set("linger.ms", "0")
             .set("queue.buffering.max.messages", (window * 2).max(1000).to_string())
             .set(
                 "queue.buffering.max.kbytes",
                 (window_bytes * 2 / 1024).max(1024).to_string(),
-            )
-            // Waits half a minute before it believes that a topic is gone; until then it is an outage.
-            .set("topic.metadata.propagation.max.ms", "30000");
+            );
         // A batch above the topic's limit is refused whole, though each record in it is small enough.
         let batch = c.get("batch.size").and_then(|b| b.parse().ok()).unwrap_or(1_000_000);
         c.set("batch.size", batch.min(record_limit).max(1).to_string());
-        if c.get("message.max.bytes").is_none() {
-            // The topic's limit is checked by us, to the byte; librdkafka adds an estimate of its own.
-            c.set(
-                "message.max.bytes",
-                (record_limit + 4096).clamp(1000, 1_000_000_000).to_string(),
-            );
-        }
+        // Sizes are checked by us, to the byte, against a limit that may rise while this producer lives.
+        c.set("message.max.bytes", "1000000000");
         let inner = ThreadedProducer::from_config_and_context(&c, Context(Arc::clone(&reports)))?;
         Ok(Self {
             inner,

@@ -24,9 +24,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct TopicInspector {
     admin: AdminClient<DefaultClientContext>,
     topic: String,
-    /// The producer's own limit, when the configuration sets one.
-    producer_limit: Option<usize>,
-    fallback: usize,
+    /// `kafka.max_message_bytes`.
+    own_limit: usize,
 }
 
 impl TopicInspector {
@@ -35,10 +34,9 @@ impl TopicInspector {
     pub fn new(kafka: &config::Kafka) -> Result<Self, KafkaError> {
         let config = base_config(kafka);
         Ok(Self {
-            producer_limit: config.get("message.max.bytes").and_then(|b| b.parse().ok()),
             admin: AdminClient::from_config(&config)?,
             topic: kafka.topic.clone(),
-            fallback: kafka.max_message_bytes,
+            own_limit: kafka.max_message_bytes,
         })
     }
 
@@ -58,11 +56,7 @@ impl TopicInspector {
             Some(Err(code)) => return Err(KafkaError::AdminOp(code)),
             None => None,
         };
-        Ok(self.smaller(topic_limit.unwrap_or(self.fallback)))
-    }
-
-    fn smaller(&self, topic_limit: usize) -> usize {
-        self.producer_limit.map_or(topic_limit, |p| p.min(topic_limit))
+        Ok(topic_limit.map_or(self.own_limit, |topic: usize| topic.min(self.own_limit)))
     }
 
     /// The cluster's id. Blocks for up to five seconds; none when no broker answered.

@@ -42,7 +42,7 @@ const READ_ROWS: usize = 4096;
 const READ_BYTES: usize = 16 << 20;
 /// Holes that one read asks for. With more of them no new rows are read until they have thinned out: every
 /// hole below a row must be asked for in the statement that reads the row.
-const HOLES_PER_READ: usize = 4096;
+const HOLES_PER_READ: usize = 16_384;
 /// Closed ids that are still asked for, in case that one of them shows up.
 const CLOSED_ASKED: usize = 256;
 /// Between two checkpoints under load. They may lag behind Kafka's acknowledgements: the tail read covers it.
@@ -490,7 +490,7 @@ impl Leader<'_> {
                     metrics.publish_duration_seconds.observe((now - sent.at).as_secs_f64());
                     metrics
                         .end_to_end_latency_seconds
-                        .observe((wall - sent.event_time).as_seconds_f64().max(0.0));
+                        .observe((wall - sent.created_at).as_seconds_f64().max(0.0));
                 }
                 Err(refused) => match refused.class {
                     // Refused alone, for its own fault. In a batch it says nothing of the single record.
@@ -505,6 +505,7 @@ impl Leader<'_> {
                         };
                         self.relay.metrics.publish_failures_total.get_or_create(&label).inc();
                         self.offsets_frozen = true;
+                        self.memory.failing = true;
                         if matches!(class, FailureClass::Record(_)) {
                             self.memory.one_at_a_time_to = self.memory.one_at_a_time_to.max(self.position.read_to());
                         }
@@ -515,6 +516,7 @@ impl Leader<'_> {
         }
         if taken > 0 {
             self.last_ack = now;
+            self.memory.failing = false;
             self.memory.breaker.taken(taken);
             self.relay.metrics.published_total.inc_by(taken as u64);
         }
@@ -613,7 +615,7 @@ impl Leader<'_> {
         if self.window.is_empty() {
             self.last_ack = now;
         }
-        let open = stuck || self.memory.breaker.is_open();
+        let open = stuck || self.memory.failing || self.memory.breaker.is_open();
         if metrics.breaker_open.set(i64::from(open)) != i64::from(open) && open {
             let reason = self.producer.reports().last_error().unwrap_or_default();
             tracing::warn!(

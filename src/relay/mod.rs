@@ -128,6 +128,8 @@ impl From<sqlx::Error> for End {
 #[derive(Debug, Default)]
 struct Memory {
     breaker: breaker::Breaker,
+    /// Deliveries failed, and nothing was acknowledged since.
+    failing: bool,
     /// Ids up to this one are handed over one at a time: a batch among them was refused.
     one_at_a_time_to: i64,
 }
@@ -141,7 +143,7 @@ pub async fn run(relay: Relay, cancel: CancellationToken) {
         let began = Instant::now();
         let end = term(&relay, &mut memory, &cancel).await;
         relay.leading.send_replace(false);
-        relay.metrics.leading.set(0);
+        relay.metrics.show_not_leading();
         match end {
             End::Stopped => return,
             End::LostLease => tracing::warn!("another replica has taken the lease over; standing by"),

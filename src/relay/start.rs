@@ -17,7 +17,7 @@ use sqlx::PgConnection;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use super::{End, Relay, WINDOW_BYTES};
+use super::{End, Relay, WINDOW_BYTES, within};
 use crate::{
     outbox::{
         checkpoints::{self, Entry, Lease, Receipt},
@@ -60,26 +60,21 @@ pub(super) async fn start(
     cancel: &CancellationToken,
 ) -> Result<Started, End> {
     relay.metrics.producer_starts_total.inc();
-    let checkpoints_end = partitions::ensure_checkpoints(&mut db, lease.seq).await?;
-    let outbox_end = partitions::ensure_outbox(&mut db, relay.outbox.partition_rows).await?;
-    partitions::ensure_jobs(&mut db, chrono::Utc::now()).await?;
+    let checkpoints_end = within(partitions::ensure_checkpoints(&mut db, lease.seq)).await?;
+    let outbox_end = within(partitions::ensure_outbox(&mut db, relay.outbox.partition_rows)).await?;
+    within(partitions::ensure_jobs(&mut db, chrono::Utc::now())).await?;
 
-    let beginning = checkpoints::read_position(&mut db, &lease).await?;
+    let beginning = within(checkpoints::read_position(&mut db, &lease)).await?;
     let mut position = beginning.position;
     reopen_wrongly_closed(relay, &mut db, &mut position).await?;
-    let oldest_unsettled = store::read_oldest_unsettled(&mut db).await?;
-    let known = installation::read(&mut db).await?;
+    let oldest_unsettled = within(store::read_oldest_unsettled(&mut db)).await?;
 
     let mut complained: Option<String> = None;
     let (producer, tail, found) = loop {
         let passed = position.passed().clone();
-        let kafka_part = open_kafka(
-            relay,
-            known.clone(),
-            beginning.next_offsets.clone(),
-            oldest_unsettled,
-            passed,
-        );
+        // Each time anew: an operator may have accepted another identity meanwhile.
+        let known = within(installation::read(&mut db)).await?;
+        let kafka_part = open_kafka(relay, known, beginning.next_offsets.clone(), oldest_unsettled, passed);
         let opened = keep_alive(
             &mut db,
             &mut lease,
@@ -92,7 +87,7 @@ pub(super) async fn start(
         match opened {
             Ok(opened) => break opened,
             Err(reason) => {
-                relay.metrics.breaker_open.set(1);
+                show_outage(relay, &mut db).await?;
                 if complained.as_ref() != Some(&reason) {
                     tracing::warn!(reason, "kafka cannot be used; accepting goes on, publishing waits");
                     complained = Some(reason);
@@ -110,8 +105,12 @@ pub(super) async fn start(
             }
         }
     };
-    relay.metrics.breaker_open.set(0);
-    installation::record(&mut db, &relay.kafka.topic, tail.cluster_id.as_deref()).await?;
+    within(installation::record(
+        &mut db,
+        &relay.kafka.topic,
+        tail.cluster_id.as_deref(),
+    ))
+    .await?;
 
     let mut entry = Entry {
         next_offsets: tail.tail.next_offsets.clone(),
@@ -121,7 +120,7 @@ pub(super) async fn start(
     entry.changes = position.take_changes();
     entry.base = Some((position.passed().clone(), position.closed().clone()));
     let sent_at = Instant::now();
-    checkpoints::append(&mut db, &mut lease, &entry, false).await?;
+    within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
     lease_ends = sent_at + lease.length;
     tracing::info!(
         fence = lease.fence,
@@ -142,6 +141,21 @@ pub(super) async fn start(
     })
 }
 
+/// Sets the gauges while nothing can be published: nobody else does, and alerts rest on them.
+async fn show_outage(relay: &Relay, db: &mut PgConnection) -> Result<(), End> {
+    let (pending, age, dead, paused): (i64, f64, i64, bool) = within(
+        sqlx::query_as("select pending, oldest_pending_age_seconds, dead, paused from outbox_overview").fetch_one(db),
+    )
+    .await?;
+    let metrics = &relay.metrics;
+    metrics.breaker_open.set(1);
+    metrics.pending_rows.set(pending);
+    metrics.oldest_pending_age_seconds.set(age);
+    metrics.dead_rows.set(dead);
+    metrics.paused.set(i64::from(paused));
+    Ok(())
+}
+
 /// A row under a closed id: the closing was wrong. It reads as pending, raises an alarm and is sent.
 async fn reopen_wrongly_closed(relay: &Relay, db: &mut PgConnection, position: &mut Position) -> Result<(), End> {
     let newest: Vec<i64> = {
@@ -149,7 +163,7 @@ async fn reopen_wrongly_closed(relay: &Relay, db: &mut PgConnection, position: &
         closed[closed.len().saturating_sub(CLOSED_CHECKED)..].to_vec()
     };
     for ids in newest.chunks(COMPARED_AT_ONCE) {
-        for (id, _) in store::read_event_ids(db, ids).await? {
+        for (id, _) in within(store::read_event_ids(db, ids)).await? {
             position.reopen(id);
             relay.metrics.wrongly_closed_holes_total.inc();
             tracing::error!(
@@ -170,7 +184,7 @@ async fn settle_found(
 ) -> Result<(), End> {
     for chunk in found.chunks(COMPARED_AT_ONCE) {
         let ids: Vec<i64> = chunk.iter().map(|f| f.outbox_id).collect();
-        let rows: HashMap<i64, uuid::Uuid> = store::read_event_ids(db, &ids).await?.into_iter().collect();
+        let rows: HashMap<i64, uuid::Uuid> = within(store::read_event_ids(db, &ids)).await?.into_iter().collect();
         for f in chunk {
             if rows.get(&f.outbox_id) == Some(&f.event_id) && !position.has_passed(f.outbox_id) {
                 position.settle(f.outbox_id);
@@ -259,13 +273,13 @@ async fn keep_alive<T>(
             done = &mut work => return Ok(done),
             () = cancel.cancelled() => {
                 let entry = Entry { next_offsets: next_offsets.to_vec(), ..Entry::default() };
-                checkpoints::append(db, lease, &entry, true).await?;
+                within(checkpoints::append(db, lease, &entry, true)).await?;
                 return Err(End::Stopped);
             }
             () = tokio::time::sleep(lease.length / 3) => {
                 let sent_at = Instant::now();
                 let entry = Entry { next_offsets: next_offsets.to_vec(), ..Entry::default() };
-                checkpoints::append(db, lease, &entry, false).await?;
+                within(checkpoints::append(db, lease, &entry, false)).await?;
                 *lease_ends = sent_at + lease.length;
             }
         }

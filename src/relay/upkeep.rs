@@ -6,7 +6,7 @@ use chrono::{TimeDelta, Utc};
 use sqlx::{PgConnection, postgres::PgListener};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Relay;
+use super::{Relay, within};
 use crate::outbox::{
     partitions::{self, CHECKPOINT_PARTITION_SEQS},
     retention,
@@ -74,7 +74,7 @@ impl Upkeep {
             let relay = relay.clone();
             self.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                 let mut db = relay.connect().await?;
-                let ready = make(&relay, &mut db, seq).await?;
+                let ready = within(make(&relay, &mut db, seq)).await?;
                 if round && let Err(error) = retain(&relay, &mut db).await {
                     tracing::warn!(%error, "retention failed; it is tried again in the next round");
                 }

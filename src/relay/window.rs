@@ -11,8 +11,8 @@ use crate::outbox::record::OutboxMessage;
 pub struct Sent {
     /// The row's id.
     pub id: i64,
-    /// `ce_time`.
-    pub event_time: DateTime<Utc>,
+    /// When its row was written: a replay is as late as its own row, not as the job.
+    pub created_at: DateTime<Utc>,
     /// When it was handed over.
     pub at: Instant,
     /// Of its payload.
@@ -47,7 +47,7 @@ impl Window {
         let slot = self.free.pop()?;
         let sent = Sent {
             id: m.id,
-            event_time: m.event_time,
+            created_at: m.created_at,
             at,
             bytes: m.payload.len(),
             alone,
