@@ -116,7 +116,10 @@ pub fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return CliError::from(error).report(),
     };
-    match runtime.block_on(dispatch(command, global)) {
+    let done = runtime.block_on(dispatch(command, global));
+    // A call to a broker that hangs, in a thread of its own, must not outlive the budget for stopping.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }

@@ -201,14 +201,17 @@ const RESULTS_DROPPABLE: &str = "
       and not exists (
         select from jobs j where j.id >= uuid7_floor(to_date(right(relname, 8), 'YYYYMMDD')::timestamp at time zone 'utc')
           and j.id < uuid7_floor((to_date(right(relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'utc')
-          and not j.outbox_id <@ (select outbox_settled()))";
+          and (not j.outbox_id <@ (select outbox_settled())
+               or exists (select from outbox_dead_letters d where d.outbox_id = j.outbox_id and d.resolution is null)))";
 
 /// A day's jobs: old, and every one's message settled.
 const JOBS_DROPPABLE: &str = "
     select (select count(*) from {partition}) from pg_class
     where oid = '{partition}'::regclass
       and to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1
-      and not exists (select from {partition} where not outbox_id <@ (select outbox_settled()))";
+      and not exists (
+        select from {partition} j where not j.outbox_id <@ (select outbox_settled())
+          or exists (select from outbox_dead_letters d where d.outbox_id = j.outbox_id and d.resolution is null))";
 
 /// Checkpoints: a newer base exists beyond the partition, and every id in its receipts has gone.
 const CHECKPOINTS_DROPPABLE: &str = "

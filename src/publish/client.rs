@@ -19,5 +19,7 @@ pub fn base_config(kafka: &config::Kafka) -> ClientConfig {
         c.set(key, value.expose_secret());
     }
     c.set("bootstrap.servers", &kafka.brokers);
+    // A topic comes into being on purpose, with the partitions that it needs. A producer would ask for it.
+    c.set("allow.auto.create.topics", "false");
     c
 }

@@ -15,6 +15,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
     message::{BorrowedMessage, Headers},
+    types::RDKafkaErrorCode,
 };
 use uuid::Uuid;
 
@@ -103,6 +104,9 @@ pub fn read_tail(
     let mut assignment = TopicPartitionList::new();
     let mut unfinished = 0;
     for partition in 0..partitions as i32 {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(TailError::Cancelled);
+        }
         let (low, high) = consumer.fetch_watermarks(&kafka.topic, partition, CALL_TIMEOUT)?;
         let known = next_offsets
             .get(partition as usize)
@@ -141,6 +145,13 @@ pub fn read_tail(
                 consumer.pause(&done)?;
                 unfinished -= 1;
             }
+            // The client mends its connections by itself, and needs no group: the stall decides.
+            Some(Err(KafkaError::MessageConsumption(code))) if is_of_the_client(code) => {
+                if last_news.elapsed() > STALL_TIMEOUT {
+                    return Err(KafkaError::MessageConsumption(code).into());
+                }
+                continue;
+            }
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(message)) => {
                 tail.next_offsets[message.partition() as usize] = message.offset() + 1;
@@ -153,6 +164,22 @@ pub fn read_tail(
         last_news = Instant::now();
     }
     Ok(tail)
+}
+
+/// Errors of a connection, or of a group that is never joined; not of a partition that is read.
+fn is_of_the_client(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as E;
+    matches!(
+        code,
+        E::BrokerTransportFailure
+            | E::AllBrokersDown
+            | E::Resolve
+            | E::OperationTimedOut
+            | E::CoordinatorNotAvailable
+            | E::NotCoordinator
+            | E::CoordinatorLoadInProgress
+            | E::GroupAuthorizationFailed
+    )
 }
 
 /// The first offset whose record is not older than `at`.

@@ -99,6 +99,10 @@ struct Leader<'a> {
     /// Handed over and not in a committed checkpoint: what a kill can repeat.
     unrecorded: usize,
     holes: HoleWatch,
+    /// The last query was a look at the transactions behind the holes: a read comes next.
+    looked: bool,
+    /// The term is being wound down: nothing is read any more, so checkpoints prolong the lease.
+    ending: bool,
     recently_closed: VecDeque<i64>,
     reader: Option<PgConnection>,
     reading: Option<Reading>,
@@ -148,6 +152,8 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
         barrier: false,
         unrecorded: 0,
         holes: HoleWatch::default(),
+        looked: false,
+        ending: false,
         recently_closed: VecDeque::new(),
         reader: Some(reader),
         reading: None,
@@ -201,7 +207,7 @@ impl Leader<'_> {
         if self.reading.is_none() {
             at = at.min(self.next_read);
         }
-        if self.position.has_changes() && self.writing.is_none() {
+        if self.position.has_changes() && self.writing.is_none() && !self.read_renews {
             at = at.min(self.last_checkpoint + CHECKPOINT_EVERY);
         }
         if let (false, Permit::NotBefore(probe)) = (self.ready.is_empty(), self.memory.breaker.permit(Instant::now())) {
@@ -220,8 +226,11 @@ impl Leader<'_> {
         if self.reader.is_none() || !(wanted || due) {
             return;
         }
-        if due && !self.paused && self.holes.next() == Next::Look {
+        // In turns with reads, which prolong the lease: a hole can stay open for hours.
+        let renewal_due = self.lease_ends <= now + self.lease.length / 2;
+        if due && !self.paused && !self.looked && !renewal_due && self.holes.next() == Next::Look {
             let Some(mut conn) = self.reader.take() else { return };
+            self.looked = true;
             self.reading = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                 let drawers = within(store::read_drawers(&mut conn)).await.map(ReadAnswer::Drawers);
                 (conn, drawers)
@@ -275,6 +284,7 @@ impl Leader<'_> {
         };
         let Some(mut conn) = self.reader.take() else { return };
         self.more = false;
+        self.looked = false;
         self.read_renews = renew;
         self.reading = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let sent_at = Instant::now();
@@ -314,7 +324,7 @@ impl Leader<'_> {
                 self.take_rows(result, &asked);
                 let poll = POLL_EVERY.min(self.lease.length / 3);
                 self.next_read = now
-                    + if self.position.hole_count() > 0 {
+                    + if !self.paused && self.position.hole_count() > 0 {
                         self.holes_poll().min(poll)
                     } else {
                         poll
@@ -496,7 +506,6 @@ impl Leader<'_> {
                     // Refused alone, for its own fault. In a batch it says nothing of the single record.
                     FailureClass::Record(class) if sent.alone => {
                         self.unrecorded -= 1;
-                        self.offsets_frozen = true;
                         self.bury(sent.id, class, refused.error, now);
                     }
                     class => {
@@ -542,7 +551,7 @@ impl Leader<'_> {
         let crowded = self.unrecorded * 2 > self.relay.options.window && !self.receipts.is_empty();
         let due = self.position.has_changes() && (now >= self.last_checkpoint + pause || self.barrier || crowded);
         let base_due = self.lease.seq + 1 - self.last_base >= BASE_EVERY;
-        let renewal_due = base_due && self.lease_ends <= now + self.lease.length / 2;
+        let renewal_due = (base_due || self.ending) && self.lease_ends <= now + self.lease.length / 2;
         if !(due || renewal_due || give_back) {
             return;
         }
@@ -628,6 +637,7 @@ impl Leader<'_> {
     /// Ends the term: waits a bounded time for what was handed over, and records what came of it.
     async fn wind_down(mut self, end: End) -> End {
         self.ready.clear();
+        self.ending = true;
         let wait = match &end {
             End::Stopped => self.relay.drain,
             End::Restart(_) => REPORTS_WAIT,
@@ -687,10 +697,11 @@ impl Leader<'_> {
         }
     }
 
-    /// Failures among the last reports change nothing any more: their records stay unsettled.
+    /// Failures among the last reports change nothing any more: their records stay unsettled. After a fatal
+    /// error some reports never come; the wait is bounded.
     fn take_reports_of_the_last(&mut self) -> Result<(), End> {
         match self.take_reports() {
-            Err(End::Restart(_)) if !self.producer.reports().producer_is_dead() => Ok(()),
+            Err(End::Restart(_)) => Ok(()),
             other => other,
         }
     }

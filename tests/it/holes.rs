@@ -40,6 +40,13 @@ async fn pending(stage: &Stage, expected: i64) {
     .await;
 }
 
+async fn seq_and_fence(stage: &Stage) -> (i64, i64) {
+    sqlx::query_as("select max(seq), max(fence) from outbox_checkpoints")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("checkpoints")
+}
+
 async fn partition_count(stage: &Stage) -> i64 {
     sqlx::query_scalar("select count(*) from pg_inherits where inhparent = 'outbox_messages'::regclass")
         .fetch_one(&stage.pool)
@@ -60,7 +67,7 @@ async fn outbox_ids(stage: &Stage, count: usize) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn later_messages_do_not_wait_for_a_low_id_and_it_goes_out_when_it_commits() {
-    let stage = Stage::new().await;
+    let stage = Stage::new().await.set("relay.lease", "1s");
     let user = Uuid::new_v4();
     let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
     let app = stage.app().await;
@@ -71,6 +78,22 @@ async fn later_messages_do_not_wait_for_a_low_id_and_it_goes_out_when_it_commits
     }
     assert_eq!(outbox_ids(&stage, 10).await, (low + 1..=low + 10).collect::<Vec<_>>());
     pending(&stage, 1).await;
+    // However long it stays open, and though nobody asks for anything: the leader keeps its lease.
+    let led = seq_and_fence(&stage).await;
+    eventually(
+        "the idle leader prolongs its lease four times",
+        Duration::from_secs(30),
+        async || {
+            let now = seq_and_fence(&stage).await;
+            assert_eq!(now.1, led.1, "the lease was lost");
+            if now.0 >= led.0 + 4 {
+                Ok(())
+            } else {
+                Err(format!("{now:?}, from {led:?}"))
+            }
+        },
+    )
+    .await;
     sqlx::query("commit").execute(&mut slow).await.expect("commit");
     assert_eq!(outbox_ids(&stage, 11).await, (low..=low + 10).collect::<Vec<_>>());
     pending(&stage, 0).await;
