@@ -80,6 +80,12 @@ async fn a_stream_tells_each_change_resumes_and_ends_after_a_final_status() {
     let mut events = Events::open(&app, job_id, &token, None).await;
     assert_eq!(events.answer.headers()["content-type"], "text/event-stream");
     events.until("PENDING").await;
+    // Otherwise the message could be published after the final status, which is one more change to tell.
+    eventually("the message is published", PATIENCE, async || {
+        let body: Value = app.get_job(job_id, &token).await.unwrap().json().await.unwrap();
+        if body["message"]["state"] == "published" { Ok(()) } else { Err(body) }
+    })
+    .await;
     content
         .result(
             job_id,
