@@ -83,7 +83,11 @@ async fn a_stream_tells_each_change_resumes_and_ends_after_a_final_status() {
     // Otherwise the message could be published after the final status, which is one more change to tell.
     eventually("the message is published", PATIENCE, async || {
         let body: Value = app.get_job(job_id, &token).await.unwrap().json().await.unwrap();
-        if body["message"]["state"] == "published" { Ok(()) } else { Err(body) }
+        if body["message"]["state"] == "published" {
+            Ok(())
+        } else {
+            Err(body)
+        }
     })
     .await;
     content
