@@ -17,4 +17,5 @@ mod outage;
 mod poison;
 mod replicas;
 mod results;
+mod start_dev;
 mod whole_story;
