@@ -27,7 +27,8 @@ async fn a_healthy_installation_has_nothing_wrong() {
     let _app = stage.app().await;
     let ran = eventually("doctor finds nothing wrong", PATIENCE, async || {
         let ran = run(&stage, &["doctor"]).await;
-        if ran.code == 0 {
+        // That nobody leads yet is a warning only.
+        if ran.code == 0 && line(&ran.any_json(), "outbox.leader")["status"] == "ok" {
             Ok(ran)
         } else {
             Err(format!("{ran:?}"))
