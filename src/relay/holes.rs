@@ -126,6 +126,8 @@ fn is_prepared(virtual_transaction: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn holes(ids: &[i64]) -> BTreeSet<i64> {
@@ -214,5 +216,130 @@ mod tests {
         assert!(w.read(&holes(&[])).is_empty());
         assert_eq!(w.next(), Next::Read);
         assert_eq!(w.reads, 0);
+    }
+
+    /// A transaction that has drawn one id.
+    #[derive(Debug, Clone)]
+    struct Drawer {
+        id: i64,
+        name: String,
+        state: State,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum State {
+        Open,
+        Committed,
+        RolledBack,
+    }
+
+    /// What may happen between two statements of the relay.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Draw,
+        Commit(usize),
+        RollBack(usize),
+        Prepare(usize),
+        Relay,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            3 => Just(Event::Draw),
+            3 => (0..40_usize).prop_map(Event::Commit),
+            2 => (0..40_usize).prop_map(Event::RollBack),
+            1 => (0..40_usize).prop_map(Event::Prepare),
+            8 => Just(Event::Relay),
+        ]
+    }
+
+    /// The watch, and the part of the leader that feeds it.
+    #[derive(Default)]
+    struct Relay {
+        watch: HoleWatch,
+        looked: bool,
+        seen: BTreeSet<i64>,
+        closed: BTreeSet<i64>,
+    }
+
+    impl Relay {
+        fn holes(&self) -> BTreeSet<i64> {
+            let top = self.seen.last().copied().unwrap_or(0);
+            (1..top)
+                .filter(|id| !self.seen.contains(id) && !self.closed.contains(id))
+                .collect()
+        }
+
+        fn step(&mut self, world: &[Drawer]) {
+            if self.watch.next() == Next::Look && !self.looked {
+                let open = world
+                    .iter()
+                    .filter(|d| d.state == State::Open)
+                    .map(|d| d.name.clone())
+                    .collect();
+                let drawers = Drawers {
+                    server_started: DateTime::UNIX_EPOCH,
+                    transactions: open,
+                };
+                self.watch.looked(&self.holes(), drawers);
+                self.looked = true;
+            } else {
+                self.seen
+                    .extend(world.iter().filter(|d| d.state == State::Committed).map(|d| d.id));
+                self.closed.extend(self.watch.read(&self.holes()));
+                self.looked = false;
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever commits, rolls back or is prepared in between: only an id whose transaction was rolled
+        /// back is closed, and once nothing is open, every such id below the newest row is.
+        #[test]
+        fn only_what_was_rolled_back_is_closed_and_all_of_it_in_the_end(events in prop::collection::vec(event(), 0..200)) {
+            let mut world: Vec<Drawer> = Vec::new();
+            let mut relay = Relay::default();
+            for event in events {
+                let open = |n: usize, world: &[Drawer]| {
+                    let open: Vec<usize> = (0..world.len()).filter(|i| world[*i].state == State::Open).collect();
+                    (!open.is_empty()).then(|| open[n % open.len()])
+                };
+                match event {
+                    Event::Draw => {
+                        let id = world.len() as i64 + 1;
+                        world.push(Drawer { id, name: format!("3/{id}"), state: State::Open });
+                    }
+                    Event::Commit(n) => {
+                        if let Some(i) = open(n, &world) {
+                            world[i].state = State::Committed;
+                        }
+                    }
+                    Event::RollBack(n) => {
+                        if let Some(i) = open(n, &world) {
+                            world[i].state = State::RolledBack;
+                        }
+                    }
+                    Event::Prepare(n) => {
+                        if let Some(i) = open(n, &world) {
+                            world[i].name = format!("-1/{}", world[i].id);
+                        }
+                    }
+                    Event::Relay => relay.step(&world),
+                }
+                for id in &relay.closed {
+                    let drawer = &world[*id as usize - 1];
+                    prop_assert_eq!(drawer.state, State::RolledBack, "{} was closed", id);
+                }
+            }
+            for drawer in &mut world {
+                if drawer.state == State::Open {
+                    drawer.state = State::RolledBack;
+                }
+            }
+            for _ in 0..20 {
+                relay.step(&world);
+            }
+            prop_assert!(relay.holes().is_empty(), "left open: {:?}", relay.holes());
+        }
     }
 }
