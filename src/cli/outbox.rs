@@ -126,6 +126,13 @@ struct Shown {
     replays: Vec<MessageStatus>,
 }
 
+/// A header as it is sent: its name is not a column's, whose underscores are shown as spaces.
+#[derive(Debug, Serialize)]
+struct HeaderLine<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
 /// In the order in which they are sent.
 #[derive(Debug)]
 struct Headers(Vec<(&'static str, String)>);
@@ -179,8 +186,13 @@ async fn show(id: &str, context: &Context, conn: &mut PgConnection) -> Result<()
     ];
     output::one(context.output, &columns, &shown)?;
     section("headers")?;
-    let names: Vec<&str> = shown.headers.0.iter().map(|(name, _)| *name).collect();
-    output::one(context.output, &names, &shown.headers)?;
+    let headers: Vec<HeaderLine> = shown
+        .headers
+        .0
+        .iter()
+        .map(|(name, value)| HeaderLine { name, value })
+        .collect();
+    output::rows(context.output, &["name", "value"], &headers)?;
     section("payload")?;
     output::one(
         context.output,
