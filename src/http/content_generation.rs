@@ -8,7 +8,7 @@ use axum::{
 };
 use uuid::Uuid;
 
-use super::{ApiState, body, catalogue::Code, id, idempotency, problem::Problem, trace_context};
+use super::{ApiState, body, catalogue::Code, edge::AboutJob, id, idempotency, problem::Problem, trace_context};
 use crate::jobs::{AcceptError, AcceptRequest, Accepted, JobStatus};
 
 /// When to look at the job for the first time, in seconds. Most are published within milliseconds; the
@@ -115,6 +115,7 @@ fn answer(Accepted { job_id, replayed }: Accepted) -> Response {
         }),
     )
         .into_response();
+    response.extensions_mut().insert(AboutJob(job_id));
     if replayed {
         response
             .headers_mut()

@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
+use uuid::Uuid;
 
 use super::{
     catalogue::Code,
@@ -27,6 +28,10 @@ pub(super) struct Edge {
     /// Names and values of all headers together, in bytes.
     pub max_header_bytes: usize,
 }
+
+/// An answer's extension: the job that it is about, for the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AboutJob(pub Uuid);
 
 /// Puts the edge around every route of `router`, its fallbacks included.
 pub(super) fn surround(router: Router, edge: Edge) -> Router {
@@ -66,14 +71,17 @@ async fn pass(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Re
         .get_or_create(&telemetry::Request { route, status })
         .observe(elapsed.as_secs_f64());
 
-    let request_id = request_id;
+    let job_id = response
+        .extensions()
+        .get()
+        .map(|AboutJob(id)| tracing::field::display(id));
     let cause = problem.as_ref().and_then(Problem::logged_cause);
     // An event and not a span: a span costs each request 1 to 2 us, read or not.
     if status == 500 {
-        tracing::error!(request_id = request_id.as_str(), %method, route, status, cause, "a request failed");
+        tracing::error!(request_id = request_id.as_str(), %method, route, status, job_id, cause, "a request failed");
     } else {
         let code = problem.as_ref().map(|p| p.code().entry().code);
-        tracing::debug!(request_id = request_id.as_str(), %method, route, status, code, cause, ?elapsed, "answered");
+        tracing::debug!(request_id = request_id.as_str(), %method, route, status, job_id, code, cause, ?elapsed, "answered");
     }
     response
         .headers_mut()

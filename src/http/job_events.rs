@@ -13,7 +13,7 @@ use axum::{
 use futures_util::{Stream, stream};
 use uuid::Uuid;
 
-use super::{ApiState, catalogue::Code, id, jobs::found, problem::Problem};
+use super::{ApiState, catalogue::Code, edge::AboutJob, id, jobs::found, problem::Problem};
 use crate::jobs::{status::JobView, watch::Watch};
 
 /// How long one wait lasts; a client notices nothing of its end.
@@ -76,7 +76,9 @@ pub(super) async fn follow(
         HeaderValue::from_static("no"),
     );
     let events = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    Ok(([unbuffered], events).into_response())
+    let mut response = ([unbuffered], events).into_response();
+    response.extensions_mut().insert(AboutJob(job_id));
+    Ok(response)
 }
 
 /// The problems of [`follow`].

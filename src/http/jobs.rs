@@ -8,7 +8,7 @@ use axum::{
 };
 use uuid::Uuid;
 
-use super::{ApiState, catalogue::Code, etag, id, prefer, prefer::Wait, problem::Problem};
+use super::{ApiState, catalogue::Code, edge::AboutJob, etag, id, prefer, prefer::Wait, problem::Problem};
 use crate::jobs::status::{JobView, StatusError};
 
 /// What became of a job of yours.
@@ -90,6 +90,7 @@ fn answer(job: &JobView, headers: &HeaderMap, wait: Option<Wait>) -> Response {
     } else {
         Json(job).into_response()
     };
+    response.extensions_mut().insert(AboutJob(job.job_id));
     let answered = response.headers_mut();
     answered.insert(
         header::ETAG,
