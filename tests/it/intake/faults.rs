@@ -12,11 +12,11 @@ use std::{
 use image_job_dispatcher::jobs::{AcceptError, Accepted, intake::Intake};
 use uuid::Uuid;
 
-use super::{
-    Ground, accept_all,
+use super::{Ground, accept_all};
+use crate::support::{
+    PATIENCE, drafts, eventually,
     proxy::{Cut, Proxy},
 };
-use crate::support::{PATIENCE, drafts, eventually};
 
 /// In the payload, so only in the message that writes.
 const TITLE: &str = "Spring opening";

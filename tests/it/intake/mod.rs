@@ -4,7 +4,6 @@
 mod accepting;
 mod faults;
 mod keys;
-mod proxy;
 mod redis;
 mod status;
 mod watch;

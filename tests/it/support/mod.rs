@@ -23,6 +23,7 @@ pub mod app;
 pub mod content;
 pub mod drafts;
 pub mod load;
+pub mod proxy;
 pub mod records;
 pub mod rig;
 pub mod stage;
