@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use crate::outbox::record::OutboxMessage;
 
@@ -11,6 +12,8 @@ use crate::outbox::record::OutboxMessage;
 pub struct Sent {
     /// The row's id.
     pub id: i64,
+    /// The job that it is of.
+    pub job_id: Uuid,
     /// When its row was written: a replay is as late as its own row, not as the job.
     pub created_at: DateTime<Utc>,
     /// When it was handed over.
@@ -47,6 +50,7 @@ impl Window {
         let slot = self.free.pop()?;
         let sent = Sent {
             id: m.id,
+            job_id: m.job_id,
             created_at: m.created_at,
             at,
             bytes: m.payload.len(),

@@ -1,0 +1,140 @@
+//! Handing over: what decides whether a record may go stands in one place, [`Leader::hand_over_ready`].
+
+use std::{collections::VecDeque, time::Instant};
+
+use super::Leader;
+use crate::{
+    outbox::{
+        checkpoints::DeadLetter,
+        record::{OutboxMessage, batch_size},
+    },
+    publish::kafka::HandOver,
+    relay::{End, breaker::Permit},
+    telemetry::ErrorClass,
+};
+
+/// The lease is looked at before every so many records.
+const LEASE_LOOK_EVERY: usize = 64;
+
+/// Messages that were read and not handed over yet, in the order of reading.
+#[derive(Default)]
+pub(super) struct Ready {
+    pub messages: VecDeque<OutboxMessage>,
+    /// Of their payloads.
+    pub bytes: usize,
+}
+
+impl Ready {
+    pub fn push(&mut self, message: OutboxMessage) {
+        self.bytes += message.payload.len();
+        self.messages.push_back(message);
+    }
+
+    pub fn pop(&mut self) -> Option<OutboxMessage> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.payload.len();
+        Some(message)
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// A message that is refused for good.
+pub(super) struct Condemned {
+    pub id: i64,
+    pub job_id: uuid::Uuid,
+    pub class: &'static str,
+    pub error: String,
+}
+
+impl Leader<'_> {
+    /// Hands over what may be handed over now, in the order in which it was read.
+    pub(super) fn hand_over_ready(&mut self) -> Result<(), End> {
+        let mut now = Instant::now();
+        let mut count = 0_usize;
+        while let Some(message) = self.ready.messages.front() {
+            if count.is_multiple_of(LEASE_LOOK_EVERY) {
+                now = Instant::now();
+            }
+            count += 1;
+            let alone = message.id <= self.memory.one_at_a_time_to;
+            if self.must_wait(alone, now) {
+                return Ok(());
+            }
+            let (size, limit) = (batch_size(message), self.relay.limit.get());
+            if size > limit {
+                let error = format!("the record has {size} bytes, and the topic takes {limit}");
+                self.refuse_first("message-too-large", error, now);
+                continue;
+            }
+            let Some(slot) = self.window.enter(message, now, alone) else {
+                return Ok(());
+            };
+            match self.producer.hand_over(message, slot) {
+                Ok(()) => {
+                    self.unrecorded += 1;
+                    self.ready.pop();
+                }
+                Err(refused) => {
+                    self.window.leave(slot);
+                    match refused {
+                        HandOver::Full => return Ok(()),
+                        HandOver::Dead(reason) => return Err(End::Restart(format!("producer: {reason}"))),
+                        HandOver::Refused(class, error) => self.refuse_first(class.as_str(), error, now),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// May the next record not be handed over now? `alone`: it must have nothing beside it.
+    fn must_wait(&self, alone: bool, now: Instant) -> bool {
+        self.seen.paused
+            || now >= self.lease_ends
+            || self.barrier
+            || self.unrecorded >= self.relay.options.window
+            || self.window.is_taken_by_one()
+            || alone && !self.window.is_empty()
+            || match self.memory.breaker.permit(now) {
+                Permit::Any => false,
+                Permit::One => !self.window.is_empty(),
+                Permit::NotBefore(_) => true,
+            }
+    }
+
+    /// The first of the ready ones is refused by our own side.
+    fn refuse_first(&mut self, class: &'static str, error: String, now: Instant) {
+        if let Some(OutboxMessage { id, job_id, .. }) = self.ready.pop() {
+            let condemned = Condemned {
+                id,
+                job_id,
+                class,
+                error,
+            };
+            self.bury(condemned, now);
+        }
+    }
+
+    /// The message's row and its id are recorded together, before a later record is handed over.
+    pub(super) fn bury(&mut self, condemned: Condemned, now: Instant) {
+        let Condemned {
+            id,
+            job_id,
+            class,
+            error,
+        } = condemned;
+        tracing::error!(id, %job_id, class, error, "a message is refused for good: it is a dead letter");
+        self.relay
+            .metrics
+            .publish_failures_total
+            .get_or_create(&ErrorClass { error_class: class })
+            .inc();
+        self.memory.breaker.refused(now);
+        self.position.settle(id);
+        self.dead.push(DeadLetter { id, class, error });
+        self.barrier = true;
+    }
+}

@@ -1,0 +1,172 @@
+//! A term of leading: read, hand over, collect reports, write checkpoints.
+//!
+//! One task owns everything; a read and a checkpoint run beside it, at most one of each, and give their
+//! connection back with their answer. [`Leader::turn`] is the loop; [`reading`], [`handing_over`],
+//! [`reports`] and [`recording`] are its four movements, [`ending`] is how it stops.
+
+mod ending;
+mod gauges;
+mod handing_over;
+mod reading;
+mod recording;
+mod reports;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use self::{handing_over::Ready, reading::Reader, recording::Recorder};
+use super::{
+    End, Memory, Relay,
+    breaker::Permit,
+    start::Started,
+    upkeep::{self, Upkeep},
+    window::Window,
+};
+use crate::{
+    outbox::{
+        checkpoints::{DeadLetter, Lease, Receipt},
+        position::Position,
+    },
+    publish::kafka::Producer,
+};
+
+/// Between two checkpoints under load. They may lag behind Kafka's acknowledgements: the tail read covers it.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(20);
+
+struct Leader<'a> {
+    relay: &'a Relay,
+    memory: &'a mut Memory,
+    lease: Lease,
+    /// By our own clock, counted from before the renewal was sent.
+    lease_ends: Instant,
+    position: Position,
+    next_offsets: Vec<i64>,
+    /// After a failed delivery a partition may hold a record that is not settled: the tail begins before it.
+    offsets_frozen: bool,
+    producer: Producer,
+    window: Window,
+    ready: Ready,
+    /// Acknowledged since the last checkpoint.
+    receipts: Vec<Receipt>,
+    /// Refused since the last checkpoint.
+    dead: Vec<DeadLetter>,
+    /// A dead letter waits for its checkpoint: no later record may be handed over before.
+    barrier: bool,
+    /// Handed over and not in a committed checkpoint: what a kill can repeat.
+    unrecorded: usize,
+    reader: Reader,
+    recorder: Recorder,
+    seen: Seen,
+    /// The term is being wound down: nothing is read any more, so checkpoints prolong the lease.
+    ending: bool,
+    last_ack: Instant,
+    gauges_due: Instant,
+}
+
+/// What the newest read said of the log.
+#[derive(Default)]
+struct Seen {
+    paused: bool,
+    max_id: i64,
+    /// When the oldest pending message was written.
+    oldest: Option<DateTime<Utc>>,
+}
+
+/// Leads until the lease is lost, something fails, or `cancel`; then settles what can be settled.
+pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, cancel: &CancellationToken) -> End {
+    let reader = match relay.connect().await {
+        Ok(reader) => reader,
+        Err(error) => return error.into(),
+    };
+    let _listener = upkeep::listen(relay);
+    let mut upkeep = Upkeep::new(upkeep::Ready {
+        outbox: started.outbox_end,
+        checkpoints: started.checkpoints_end,
+    });
+    let now = Instant::now();
+    let mut leader = Leader {
+        relay,
+        memory,
+        lease_ends: started.lease_ends,
+        position: started.position,
+        next_offsets: started.next_offsets,
+        offsets_frozen: false,
+        producer: started.producer,
+        window: Window::new(relay.options.window),
+        ready: Ready::default(),
+        receipts: Vec::new(),
+        dead: Vec::new(),
+        barrier: false,
+        unrecorded: 0,
+        reader: Reader::new(reader),
+        recorder: Recorder::new(started.db, started.lease.seq),
+        lease: started.lease,
+        seen: Seen::default(),
+        ending: false,
+        last_ack: now,
+        gauges_due: now,
+    };
+    let end = loop {
+        match leader.turn(cancel).await {
+            Ok(()) => upkeep.tend(relay, leader.seen.max_id, leader.lease.seq).await,
+            Err(end) => break end,
+        }
+    };
+    leader.wind_down(end).await
+}
+
+impl Leader<'_> {
+    /// Does what can be done now, then waits for the next event.
+    async fn turn(&mut self, cancel: &CancellationToken) -> Result<(), End> {
+        self.begin_checkpoint(CHECKPOINT_EVERY, false);
+        // The next rows are read while these are handed over.
+        self.begin_read();
+        self.hand_over_ready()?;
+        self.show();
+        let reports = Arc::clone(self.producer.reports());
+        let timer = tokio::time::sleep_until(self.next_timer().into());
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(End::Stopped),
+            written = wait(&mut self.recorder.running) => self.checkpoint_written(written)?,
+            () = reports.arrived() => self.take_reports()?,
+            answer = wait(&mut self.reader.running) => self.read_answered(answer)?,
+            () = self.relay.wake.woken() => self.reader.more = true,
+            () = timer => {}
+        }
+        Ok(())
+    }
+
+    fn next_timer(&self) -> Instant {
+        let mut at = self.gauges_due;
+        if self.reader.running.is_none() {
+            at = at.min(self.reader.next_at);
+        }
+        if self.position.has_changes() && self.recorder.running.is_none() && !self.reader.renews {
+            at = at.min(self.recorder.begun_at + CHECKPOINT_EVERY);
+        }
+        if let (false, Permit::NotBefore(probe)) = (
+            self.ready.messages.is_empty(),
+            self.memory.breaker.permit(Instant::now()),
+        ) {
+            at = at.min(probe);
+        }
+        at
+    }
+}
+
+/// Waits for the task; for ever when there is none. A task of ours that panicked takes the program with it.
+async fn wait<T: Send + 'static>(task: &mut Option<AbortOnDropHandle<T>>) -> T {
+    match task {
+        None => std::future::pending().await,
+        Some(handle) => handle.await.unwrap_or_else(|e| match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(e) => panic!("a task of the relay was cancelled: {e}"),
+        }),
+    }
+}

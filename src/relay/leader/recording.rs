@@ -1,0 +1,136 @@
+//! Recording: checkpoints, which are the proof of delivery, the lease and the next start's position in one.
+
+use std::time::{Duration, Instant};
+
+use sqlx::PgConnection;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Leader;
+use crate::{
+    outbox::checkpoints::{self, BASE_EVERY, CheckpointError, Entry, Lease, Receipt},
+    relay::{End, within},
+};
+
+/// A checkpoint on its way. It gives its connection back with its answer, unless it failed.
+type Running = AbortOnDropHandle<(PgConnection, Lease, Result<(), CheckpointError>)>;
+
+/// At most one checkpoint at a time.
+pub(super) struct Recorder {
+    /// None while a checkpoint is on its way, and for good once one has failed.
+    pub conn: Option<PgConnection>,
+    pub running: Option<Running>,
+    /// Receipts in the checkpoint that is being written.
+    receipts: usize,
+    /// When the newest checkpoint was begun.
+    pub begun_at: Instant,
+    pub last_base: i64,
+}
+
+impl Recorder {
+    /// `base` is the number of the newest base row.
+    pub fn new(conn: PgConnection, base: i64) -> Self {
+        Self {
+            conn: Some(conn),
+            running: None,
+            receipts: 0,
+            begun_at: Instant::now(),
+            last_base: base,
+        }
+    }
+}
+
+impl Leader<'_> {
+    /// Begins a checkpoint when there is something to record and the last one is `pause` ago, or the lease
+    /// has to be prolonged and no read will do it.
+    pub(super) fn begin_checkpoint(&mut self, pause: Duration, give_back: bool) {
+        let now = Instant::now();
+        // A renewing read holds the next number.
+        if self.recorder.running.is_some() || self.reader.renews {
+            return;
+        }
+        let crowded = self.unrecorded * 2 > self.relay.options.window && !self.receipts.is_empty();
+        let due = self.position.has_changes() && (now >= self.recorder.begun_at + pause || self.barrier || crowded);
+        let base_due = self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY;
+        let renewal_due = (base_due || self.ending) && self.lease_ends <= now + self.lease.length / 2;
+        if !(due || renewal_due || give_back) {
+            return;
+        }
+        let Some(mut conn) = self.recorder.conn.take() else {
+            return;
+        };
+        let receipts = std::mem::take(&mut self.receipts);
+        if !self.offsets_frozen {
+            advance(&mut self.next_offsets, &receipts);
+        }
+        self.recorder.receipts = receipts.len();
+        let entry = Entry {
+            changes: self.position.take_changes(),
+            receipts,
+            dead: std::mem::take(&mut self.dead),
+            next_offsets: self.next_offsets.clone(),
+            base: base_due.then(|| (self.position.passed().clone(), self.position.closed().clone())),
+        };
+        let mut lease = self.lease.clone();
+        self.recorder.begun_at = now;
+        self.recorder.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let done = within(checkpoints::append(&mut conn, &mut lease, &entry, give_back)).await;
+            (conn, lease, done)
+        })));
+    }
+
+    pub(super) fn checkpoint_written(
+        &mut self,
+        (conn, lease, done): (PgConnection, Lease, Result<(), CheckpointError>),
+    ) -> Result<(), End> {
+        self.recorder.running = None;
+        done?;
+        self.recorder.conn = Some(conn);
+        if lease.seq - self.recorder.last_base >= BASE_EVERY {
+            self.recorder.last_base = lease.seq;
+        }
+        self.lease = lease;
+        self.lease_ends = self.recorder.begun_at + self.lease.length;
+        self.unrecorded -= std::mem::take(&mut self.recorder.receipts);
+        self.barrier = !self.dead.is_empty();
+        Ok(())
+    }
+}
+
+/// Moves each partition's next offset behind its newest receipt.
+fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
+    for r in receipts {
+        let partition = r.partition as usize;
+        if next_offsets.len() <= partition {
+            // The topic has grown: nothing is known of the partitions in between.
+            next_offsets.resize(partition + 1, -1);
+        }
+        next_offsets[partition] = next_offsets[partition].max(r.offset + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(partition: i32, offset: i64) -> Receipt {
+        Receipt {
+            id: 1,
+            partition,
+            offset,
+        }
+    }
+
+    #[test]
+    fn a_next_offset_is_behind_the_newest_receipt_and_never_goes_back() {
+        let mut next = vec![5, 9];
+        advance(&mut next, &[receipt(0, 7), receipt(0, 6), receipt(1, 3)]);
+        assert_eq!(next, [8, 9]);
+    }
+
+    #[test]
+    fn of_partitions_that_a_topic_has_grown_by_nothing_is_assumed() {
+        let mut next = vec![5];
+        advance(&mut next, &[receipt(3, 0)]);
+        assert_eq!(next, [5, -1, -1, 1]);
+    }
+}

@@ -1,0 +1,90 @@
+//! Reports: what became of the records that were handed over.
+
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+
+use super::{Leader, handing_over::Condemned};
+use crate::{
+    outbox::checkpoints::Receipt,
+    publish::{
+        FailureClass,
+        kafka::{Placed, Refused, Report},
+    },
+    relay::{End, window::Sent},
+    telemetry::ErrorClass,
+};
+
+impl Leader<'_> {
+    /// Takes what has been reported. An error ends the term: after a failure nothing is known of what follows.
+    pub(super) fn take_reports(&mut self) -> Result<(), End> {
+        let reports = self.producer.reports().take();
+        let mut taken = 0;
+        let mut failure = None;
+        let (now, wall) = (Instant::now(), Utc::now());
+        for Report { slot, outcome } in reports {
+            let Some(sent) = self.window.leave(slot) else { continue };
+            match outcome {
+                Ok(placed) => {
+                    taken += 1;
+                    self.acknowledged(&sent, placed, now, wall);
+                }
+                Err(Refused { class, error }) => match class {
+                    // Refused alone, for its own fault. In a batch it says nothing of the single record.
+                    FailureClass::Record(class) if sent.alone => {
+                        self.unrecorded -= 1;
+                        let condemned = Condemned {
+                            id: sent.id,
+                            job_id: sent.job_id,
+                            class,
+                            error,
+                        };
+                        self.bury(condemned, now);
+                    }
+                    class => {
+                        self.failed(class);
+                        failure.get_or_insert(error);
+                    }
+                },
+            }
+        }
+        if taken > 0 {
+            self.last_ack = now;
+            self.memory.failing = false;
+            self.memory.breaker.taken(taken);
+            self.relay.metrics.published_total.inc_by(taken as u64);
+        }
+        match failure {
+            Some(reason) => Err(End::Restart(format!("a delivery failed: {reason}"))),
+            None if self.producer.reports().producer_is_dead() => {
+                Err(End::Restart("the producer has met a fatal error".to_owned()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn acknowledged(&mut self, sent: &Sent, Placed { partition, offset }: Placed, now: Instant, wall: DateTime<Utc>) {
+        self.position.settle(sent.id);
+        self.receipts.push(Receipt {
+            id: sent.id,
+            partition,
+            offset,
+        });
+        let metrics = &self.relay.metrics;
+        metrics.publish_duration_seconds.observe((now - sent.at).as_secs_f64());
+        let latency = (wall - sent.created_at).as_seconds_f64().max(0.0);
+        metrics.end_to_end_latency_seconds.observe(latency);
+    }
+
+    /// The record stays unsettled; from now on the tail of its partition may hold it.
+    fn failed(&mut self, class: FailureClass) {
+        let error_class = class.as_str();
+        let failures = &self.relay.metrics.publish_failures_total;
+        failures.get_or_create(&ErrorClass { error_class }).inc();
+        self.offsets_frozen = true;
+        self.memory.failing = true;
+        if matches!(class, FailureClass::Record(_)) {
+            self.memory.one_at_a_time_to = self.memory.one_at_a_time_to.max(self.position.read_to());
+        }
+    }
+}
