@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use redis::{
-    AsyncTypedCommands, Client, RedisResult, Script,
+    AsyncTypedCommands, Client, ErrorKind, RedisError, RedisResult, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,8 @@ pub struct CachedJob {
 /// The client of Redis. Cloning is cheap; all clones share one connection and one judgement of its health.
 #[derive(Clone)]
 pub struct JobCache {
-    connection: ConnectionManager,
+    client: Client,
+    connection: Arc<Mutex<ConnectionManager>>,
     /// Of a call, waiting for the connection included.
     budget: Duration,
     ttl: Duration,
@@ -81,12 +82,10 @@ impl JobCache {
     /// Connects when first used, and again whenever it must. Fails only on a URL that is none. Needs a
     /// tokio runtime.
     pub fn new(url: &str, budget: Duration, ttl: Duration, metrics: Arc<Metrics>) -> RedisResult<Self> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(budget))
-            .set_number_of_retries(1);
+        let client = Client::open(url)?;
         Ok(Self {
-            connection: ConnectionManager::new_lazy_with_config(Client::open(url)?, config)?,
+            connection: Arc::new(Mutex::new(connect_lazily(&client, budget)?)),
+            client,
             budget,
             ttl,
             metrics,
@@ -117,7 +116,7 @@ impl JobCache {
         if pipe.is_empty() {
             return;
         }
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.lock().clone();
         self.within_budget(async { pipe.query_async::<()>(&mut connection).await })
             .await;
     }
@@ -129,14 +128,14 @@ impl JobCache {
             .arg(i32::from(value.job.is_some()))
             .arg(to_json(value))
             .arg(self.ttl_seconds());
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.lock().clone();
         self.within_budget(async { call.invoke_async::<i32>(&mut connection).await })
             .await;
     }
 
     /// What is stored; `None` also when Redis cannot be asked, or when the value cannot be read.
     pub async fn get(&self, job_id: Uuid) -> Option<CachedJob> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.lock().clone();
         let text = self
             .within_budget(async { connection.get(key(job_id)).await })
             .await??;
@@ -155,7 +154,10 @@ impl JobCache {
                 }
                 return Some(done);
             }
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => {
+                self.begin_anew_after(&error);
+                describe(&error)
+            }
             Err(_) => format!("no answer within {:?}", self.budget),
         };
         self.metrics.cache_failures_total.inc();
@@ -166,9 +168,52 @@ impl JobCache {
         None
     }
 
+    /// The manager tries again after a fault of the network only. What a server refused when it was connected to
+    /// (a password, a server that is still loading) it would answer for ever.
+    fn begin_anew_after(&self, error: &RedisError) {
+        if error.is_io_error() {
+            return;
+        }
+        if let Ok(fresh) = connect_lazily(&self.client, self.budget) {
+            *self.connection.lock() = fresh;
+        }
+    }
+
     fn ttl_seconds(&self) -> u64 {
         self.ttl.as_secs().max(1)
     }
+}
+
+/// Without retries of its own: while it waited for the next, the cause would not be known in time.
+fn connect_lazily(client: &Client, budget: Duration) -> RedisResult<ConnectionManager> {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(budget))
+        .set_number_of_retries(0);
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
+}
+
+/// For people, with what to do where that is known.
+fn describe(error: &RedisError) -> String {
+    if is_refused_login(error) {
+        format!("Redis refuses the login: {error}; check user and password of redis.url")
+    } else {
+        error.to_string()
+    }
+}
+
+/// A wrong user or password, or none where one is asked for.
+pub fn is_refused_login(error: &RedisError) -> bool {
+    let said = error.to_string().to_lowercase();
+    error.kind() == ErrorKind::AuthenticationFailed
+        || [
+            "wrongpass",
+            "noauth",
+            "invalid password",
+            "password authentication failed",
+        ]
+        .iter()
+        .any(|word| said.contains(word))
 }
 
 fn key(job_id: Uuid) -> String {

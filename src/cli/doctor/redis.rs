@@ -1,10 +1,10 @@
 //! Redis: a cache. Everything is right without it, but slower.
 
-use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError};
+use redis::{AsyncConnectionConfig, Client, RedisError};
 use secrecy::ExposeSecret;
 
 use super::{CALL_TIMEOUT, Finding};
-use crate::config;
+use crate::{config, jobs::cache::is_refused_login};
 
 pub(super) async fn check(config: &config::Redis) -> Vec<Finding> {
     match read_info(config).await {
@@ -37,14 +37,7 @@ async fn read_info(config: &config::Redis) -> Result<String, RedisError> {
 fn explain(error: &RedisError, tls: bool) -> Finding {
     const CHECK: &str = "redis.reachable";
     let said = error.to_string();
-    let lower = said.to_lowercase();
-    let login = [
-        "wrongpass",
-        "noauth",
-        "invalid password",
-        "password authentication failed",
-    ];
-    if error.kind() == ErrorKind::AuthenticationFailed || login.iter().any(|word| lower.contains(word)) {
+    if is_refused_login(error) {
         return Finding::unreachable(
             CHECK,
             format!("Redis refuses the login: {said}"),
