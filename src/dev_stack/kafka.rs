@@ -18,11 +18,26 @@ const START_BOUND: Duration = Duration::from_secs(90);
 const STOP_BOUND: Duration = Duration::from_secs(30);
 const REQUEST_BOUND: Duration = Duration::from_secs(20);
 
+/// What a broker needs for listeners that are not open to everybody.
+#[derive(Debug, Clone)]
+pub struct Security {
+    /// The certificate of 127.0.0.1, PEM.
+    pub certificate: String,
+    /// Its key, PKCS #8 in PEM.
+    pub key: String,
+    /// Who may log in by SASL PLAIN, over TLS only.
+    pub user: String,
+    /// Of that user.
+    pub password: String,
+}
+
 /// One broker, which is a controller too, on 127.0.0.1. Its data survives stop and kill.
 #[derive(Debug)]
 pub struct KafkaBroker {
     server: Server,
     port: u16,
+    /// Of the listeners with TLS, and with TLS and a login.
+    secured: Option<(u16, u16)>,
     /// Of the cluster that it is in.
     size: usize,
     _home: Home,
@@ -43,9 +58,19 @@ impl KafkaBroker {
         brokers.pop().context("a cluster of one has a broker")
     }
 
+    /// [`Self::start`] with two more listeners: one speaks TLS, one asks for a login besides.
+    pub async fn start_secured(home: &Home, libs: &KafkaLibs, security: &Security) -> Result<Self> {
+        let mut brokers = Self::start_all(home, libs, 1, Some(security)).await?;
+        brokers.pop().context("a cluster of one has a broker")
+    }
+
     /// Starts a cluster of `size` brokers, internal topics replicated to up to three, and waits until each
     /// sees all of them.
     pub async fn start_cluster(home: &Home, libs: &KafkaLibs, size: usize) -> Result<Vec<Self>> {
+        Self::start_all(home, libs, size, None).await
+    }
+
+    async fn start_all(home: &Home, libs: &KafkaLibs, size: usize, security: Option<&Security>) -> Result<Vec<Self>> {
         let nodes = (1..=size)
             .map(|id| {
                 let port = home.port(&format!("kafka-{id}"))?;
@@ -60,7 +85,7 @@ impl KafkaBroker {
         let cluster_id = cluster_id(&home.file("kafka.cluster-id"))?;
         let prepared = nodes
             .iter()
-            .map(|node| Self::prepare(home, libs, *node, &nodes, &cluster_id));
+            .map(|node| Self::prepare(home, libs, *node, &nodes, &cluster_id, security));
         let brokers = futures_util::future::try_join_all(prepared).await?;
         for broker in &brokers {
             broker.server.start()?;
@@ -71,11 +96,26 @@ impl KafkaBroker {
         Ok(brokers)
     }
 
-    async fn prepare(home: &Home, libs: &KafkaLibs, node: Node, nodes: &[Node], cluster_id: &str) -> Result<Self> {
+    async fn prepare(
+        home: &Home,
+        libs: &KafkaLibs,
+        node: Node,
+        nodes: &[Node],
+        cluster_id: &str,
+        security: Option<&Security>,
+    ) -> Result<Self> {
         let name = format!("kafka-{}", node.id);
         let dir = home.dir(&name)?;
         let (properties, logging, data) = (dir.join("server.properties"), dir.join("log4j2.yaml"), dir.join("data"));
-        fs::write(&properties, server_properties(node, nodes, &data))?;
+        let secured = match security {
+            Some(_) => Some((home.port(&format!("{name}-tls"))?, home.port(&format!("{name}-login"))?)),
+            None => None,
+        };
+        let mut settings = server_properties(node, nodes, &data, secured);
+        if let Some(security) = security {
+            settings += &security_properties(security);
+        }
+        fs::write(&properties, settings)?;
         fs::write(&logging, LOG4J2)?;
         if !data.join("meta.properties").exists() {
             let mut format = java(libs, &["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"], &logging);
@@ -98,6 +138,7 @@ impl KafkaBroker {
         Ok(Self {
             server,
             port: node.port,
+            secured,
             size: nodes.len(),
             _home: home.clone(),
         })
@@ -130,6 +171,22 @@ impl KafkaBroker {
     /// `host:port` of this broker; for a cluster, join several with commas.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `host:port` of the listener that speaks TLS.
+    ///
+    /// # Panics
+    /// If it was not started by [`Self::start_secured`].
+    pub fn tls_bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.secured.expect("a secured broker").0)
+    }
+
+    /// `host:port` of the listener that speaks TLS and asks for a login.
+    ///
+    /// # Panics
+    /// If it was not started by [`Self::start_secured`].
+    pub fn login_bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.secured.expect("a secured broker").1)
     }
 
     /// Stops it: leaderships are handed over, logs closed.
@@ -186,7 +243,30 @@ fn java(libs: &KafkaLibs, options: &[&str], logging: &Path) -> Command {
     command
 }
 
-fn server_properties(node: Node, nodes: &[Node], data: &Path) -> String {
+fn security_properties(security: &Security) -> String {
+    let Security {
+        certificate,
+        key,
+        user,
+        password,
+    } = security;
+    // One line each: a line's end is written as an escape.
+    let line = |pem: &str| pem.trim().replace("\r\n", "\n").replace('\n', "\\n");
+    format!(
+        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+ssl.keystore.type=PEM
+ssl.keystore.certificate.chain={}
+ssl.keystore.key={}
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_ssl.plain.sasl.jaas.config=\
+org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}=\"{password}\";
+",
+        line(certificate),
+        line(key)
+    )
+}
+
+fn server_properties(node: Node, nodes: &[Node], data: &Path, secured: Option<(u16, u16)>) -> String {
     let voters: Vec<_> = nodes
         .iter()
         .map(|n| format!("{}@127.0.0.1:{}", n.id, n.controller_port))
@@ -200,12 +280,15 @@ fn server_properties(node: Node, nodes: &[Node], data: &Path) -> String {
         controller_port,
     } = node;
     let data = data.display();
+    let more = secured.map_or_else(String::new, |(tls, login)| {
+        format!(",SSL://127.0.0.1:{tls},SASL_SSL://127.0.0.1:{login}")
+    });
     format!(
         "process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{more}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{more}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}

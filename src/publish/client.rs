@@ -1,6 +1,6 @@
 //! What every Kafka client of the program has in common.
 
-use rdkafka::ClientConfig;
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use secrecy::ExposeSecret;
 
 use crate::config;
@@ -9,7 +9,9 @@ use crate::config;
 /// (`kafka.properties`, which may hold secrets).
 pub fn base_config(kafka: &config::Kafka) -> ClientConfig {
     let mut c = ClientConfig::new();
-    c.set("client.id", "image-job-dispatcher")
+    // Whatever our own filter: that a broker hangs up, and why, is said at this level only.
+    c.set_log_level(RDKafkaLogLevel::Info)
+        .set("client.id", "image-job-dispatcher")
         .set("enable.metrics.push", "false")
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.ms", "100")

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message,
-    config::FromClientConfigAndContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::KafkaError,
     message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
@@ -19,7 +19,7 @@ use rdkafka::{
 };
 use tokio::sync::Notify;
 
-use super::{FailureClass, classify, client::base_config};
+use super::{FailureClass, advice::Complaints, classify, client::base_config};
 use crate::{
     config,
     outbox::record::{OutboxMessage, for_each_header},
@@ -61,7 +61,7 @@ pub struct Reports {
     waiting: Mutex<Vec<Report>>,
     arrived: Notify,
     dead: AtomicBool,
-    last_error: Mutex<Option<String>>,
+    complaints: Complaints,
 }
 
 impl Reports {
@@ -80,9 +80,9 @@ impl Reports {
         self.dead.load(Ordering::Acquire)
     }
 
-    /// The newest complaint of the client: the reason to show while nothing is acknowledged.
-    pub fn last_error(&self) -> Option<String> {
-        self.last_error.lock().clone()
+    /// What the client complains of: the reason to show while nothing is acknowledged.
+    pub fn complaints(&self) -> &Complaints {
+        &self.complaints
     }
 }
 
@@ -93,11 +93,15 @@ struct Context(Arc<Reports>);
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, reason, "kafka producer");
-        *self.0.last_error.lock() = Some(reason.to_owned());
+        self.0.complaints.note(reason);
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             self.0.dead.store(true, Ordering::Release);
             self.0.arrived.notify_one();
         }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.0.complaints.note_log(level, facility, line);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Publishing: what Kafka is told, and what its answers mean.
 
+pub mod advice;
 pub mod client;
 pub mod kafka;
 pub mod tail;

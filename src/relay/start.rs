@@ -26,6 +26,7 @@ use crate::{
         store,
     },
     publish::{
+        advice::advise,
         kafka::Producer,
         tail::{self, Found, Tail},
         topic::TopicInspector,
@@ -89,7 +90,11 @@ pub(super) async fn start(
             Err(reason) => {
                 show_outage(relay, &mut db).await?;
                 if complained.as_ref() != Some(&reason) {
-                    tracing::warn!(reason, "kafka cannot be used; accepting goes on, publishing waits");
+                    tracing::warn!(
+                        reason,
+                        advice = advise(&reason),
+                        "kafka cannot be used; accepting goes on, publishing waits"
+                    );
                     complained = Some(reason);
                 }
                 let pause = tokio::time::sleep(RETRY_AFTER);
@@ -226,7 +231,7 @@ async fn open_kafka(
         let producer = Producer::new(&kafka, window, WINDOW_BYTES, limit).map_err(|e| e.to_string())?;
         producer
             .warm_up()
-            .map_err(|e| with_detail(&e.to_string(), producer.reports().last_error()))?;
+            .map_err(|e| with_detail(&e.to_string(), producer.reports().complaints().newest()))?;
         let cluster_id = inspector.cluster_id();
         known
             .check(&kafka.topic, cluster_id.as_deref())

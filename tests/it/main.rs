@@ -10,6 +10,7 @@ mod holes;
 mod house;
 mod intake;
 mod job_events;
+mod kept_out;
 mod kills;
 mod one_job;
 mod operate;

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use rdkafka::{
     ClientContext,
     admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
@@ -14,7 +13,15 @@ use rdkafka::{
 };
 
 use super::{CALL_TIMEOUT, Finding, bytes, duration};
-use crate::{cli::Context, config, outbox::installation, publish::client::base_config};
+use crate::{
+    cli::Context,
+    config,
+    outbox::installation,
+    publish::{
+        advice::{Complaints, advise},
+        client::base_config,
+    },
+};
 
 /// A reader that is away for longer than this misses records; so does the search for what was published.
 const SHORT_RETENTION_SECONDS: i64 = 3600;
@@ -124,36 +131,19 @@ impl Topic {
     }
 }
 
-/// Collects what the client complains of: that is where the cause is, the call itself only times out.
-#[derive(Default)]
-struct Complaints(Mutex<Vec<String>>);
-
 struct Listener(Arc<Complaints>);
 
 impl ClientContext for Listener {
     fn error(&self, _: KafkaError, reason: &str) {
-        self.0.0.lock().push(without_thread(reason));
+        self.0.note(reason);
     }
 
-    fn log(&self, level: RDKafkaLogLevel, _: &str, message: &str) {
-        if matches!(
-            level,
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Emerg
-        ) {
-            self.0.0.lock().push(without_thread(message));
-        }
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.0.note_log(level, facility, line);
     }
 }
 
 impl ConsumerContext for Listener {}
-
-/// Log lines begin with the client's thread, which helps nobody.
-fn without_thread(line: &str) -> String {
-    line.strip_prefix("[thrd:")
-        .and_then(|rest| rest.split_once("]: "))
-        .map_or(line, |(_, rest)| rest)
-        .to_owned()
-}
 
 /// Asks the brokers. Blocks for a few times [`CALL_TIMEOUT`] at most.
 fn look(kafka: &config::Kafka) -> Result<Seen, Finding> {
@@ -173,7 +163,7 @@ fn look(kafka: &config::Kafka) -> Result<Seen, Finding> {
         for _ in 0..20 {
             consumer.poll(Duration::from_millis(5));
         }
-        explain(&kafka.brokers, &error, &complaints.0.lock())
+        explain(&kafka.brokers, &error, complaints.newest())
     })?;
     let results = metadata(&kafka.result_topic);
     let of = |metadata: &rdkafka::metadata::Metadata, name: &str| {
@@ -193,63 +183,15 @@ fn look(kafka: &config::Kafka) -> Result<Seen, Finding> {
     })
 }
 
-fn explain(brokers: &str, error: &KafkaError, complaints: &[String]) -> Finding {
-    let (said, advice) = complaints
-        .iter()
-        .find_map(|complaint| advise(complaint).map(|advice| (complaint.clone(), advice)))
-        .unwrap_or_else(|| {
-            let said = complaints.first().cloned().unwrap_or_else(|| error.to_string());
-            (
-                said,
-                "start the brokers, or check kafka.brokers; meanwhile jobs are accepted and wait",
-            )
-        });
+fn explain(brokers: &str, error: &KafkaError, complaint: Option<String>) -> Finding {
+    let said = complaint.unwrap_or_else(|| error.to_string());
+    let advice =
+        advise(&said).unwrap_or("start the brokers, or check kafka.brokers; meanwhile jobs are accepted and wait");
     Finding::unreachable(
         "kafka.reachable",
         format!("Kafka at {brokers} cannot be used: {said}"),
         advice,
     )
-}
-
-/// What to do about a complaint of librdkafka; `None`: it says nothing beyond that nobody answered.
-fn advise(complaint: &str) -> Option<&'static str> {
-    let said = complaint.to_lowercase();
-    let any = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    Some(if any(&["connecting to a plaintext broker", "wrong version number"]) {
-        "the broker speaks no TLS there: set security.protocol to PLAINTEXT or SASL_PLAINTEXT in kafka.properties, or \
-         name the TLS port"
-    } else if any(&["connecting to a ssl listener", "incorrect security.protocol"]) {
-        "the broker speaks TLS, or asks for SASL, and this client does neither: set security.protocol to SSL or \
-         SASL_SSL, and ssl.ca.location, in kafka.properties"
-    } else if any(&[
-        "certificate verify failed",
-        "could not be verified",
-        "unable to get local issuer",
-    ]) {
-        "the broker's certificate is not trusted: set ssl.ca.location in kafka.properties"
-    } else if any(&["hostname mismatch", "certificate does not match"]) {
-        "the broker's certificate is for another name: use the name that it was made for in kafka.brokers"
-    } else if any(&["certificate required", "bad certificate"]) {
-        "the broker asks for a client certificate: set ssl.certificate.location and ssl.key.location"
-    } else if any(&[
-        "unsupported sasl mechanism",
-        "mechanism handshake failed",
-        "no worthy mechs",
-    ]) {
-        "the broker does not take this SASL mechanism: set sasl.mechanism in kafka.properties to one that it names"
-    } else if any(&[
-        "authentication failed",
-        "sasl authentication error",
-        "invalid credentials",
-    ]) {
-        "user or password is wrong: check sasl.username and sasl.password in kafka.properties"
-    } else if any(&["require sasl", "sasl required", "unexpected kafka request"]) {
-        "the broker asks for SASL: set security.protocol, sasl.mechanism, sasl.username and sasl.password"
-    } else if any(&["failed to resolve", "name or service not known"]) {
-        "the name is unknown here: check kafka.brokers, and advertised.listeners of the brokers"
-    } else {
-        return None;
-    })
 }
 
 fn check_replicas(topic: &Topic, brokers: usize) -> Finding {
@@ -395,48 +337,6 @@ async fn check_identity(context: &Context, cluster_id: Option<&str>) -> Option<F
 #[cfg(test)]
 mod tests {
     use super::{super::Status, *};
-
-    #[test]
-    fn each_way_of_being_kept_out_has_its_own_advice() {
-        // As librdkafka 2.12 words them.
-        for (complaint, word) in [
-            (
-                "ssl://h:9092/bootstrap: SSL handshake failed: error:0A00010B:SSL routines::wrong version number: SSL \
-              handshake error (connecting to a PLAINTEXT broker listener?)",
-                "speaks no TLS",
-            ),
-            (
-                "h:9092/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol \
-              configuration (connecting to a SSL listener?) or broker version is < 0.10",
-                "speaks TLS",
-            ),
-            (
-                "ssl://h:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: \
-              broker certificate could not be verified, verify that ssl.ca.location is correctly configured",
-                "ca.location",
-            ),
-            (
-                "sasl_plaintext://h:9092/bootstrap: SASL authentication error: Authentication failed: Invalid username or \
-              password",
-                "password is wrong",
-            ),
-            (
-                "sasl_plaintext://h:9092/bootstrap: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512",
-                "mechanism",
-            ),
-            (
-                "h:9092/bootstrap: Failed to resolve 'h:9092': Name or service not known",
-                "kafka.brokers",
-            ),
-        ] {
-            let advice = advise(complaint).unwrap_or_else(|| panic!("no advice on {complaint}"));
-            assert!(advice.contains(word), "{complaint}: {advice}");
-        }
-        assert_eq!(
-            advise("127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused"),
-            None
-        );
-    }
 
     #[test]
     fn a_missing_topic_says_how_to_create_it() {

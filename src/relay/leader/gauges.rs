@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 
 use super::Leader;
+use crate::publish::advice::advise;
 
 /// Between two updates of the gauges.
 const EVERY: Duration = Duration::from_secs(1);
@@ -36,12 +37,19 @@ impl Leader<'_> {
             self.last_ack = now;
         }
         let open = stuck || self.memory.failing || self.memory.breaker.is_open();
-        if metrics.breaker_open.set(i64::from(open)) != i64::from(open) && open {
-            let reason = self.producer.reports().last_error().unwrap_or_default();
+        if metrics.breaker_open.set(i64::from(open)) == i64::from(open) {
+            return;
+        }
+        let complaints = self.producer.reports().complaints();
+        if open {
+            let reason = complaints.newest().unwrap_or_default();
             tracing::warn!(
                 reason,
+                advice = advise(&reason),
                 "kafka does not acknowledge; accepting goes on, publishing waits"
             );
+        } else {
+            complaints.forget();
         }
     }
 }

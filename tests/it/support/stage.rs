@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use image_job_dispatcher::dev_stack::create_topic;
+use image_job_dispatcher::dev_stack::{Security, create_topic};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -71,6 +71,11 @@ impl Stage {
     /// On servers that nobody else uses: the test may stop, kill and freeze them, see [`Stage::servers`].
     pub async fn with_servers_of_its_own() -> Self {
         Self::on(Which::Own(Box::new(Servers::start().await)), &[]).await
+    }
+
+    /// On servers of its own whose broker has listeners with TLS and with a login besides.
+    pub async fn with_secured_broker(security: &Security) -> Self {
+        Self::on(Which::Own(Box::new(Servers::start_secured(security).await)), &[]).await
     }
 
     async fn on(servers: Which, topic_settings: &[(&str, &str)]) -> Self {
@@ -165,7 +170,18 @@ impl Stage {
 
     /// Runs a command of the program on this stage, to its end.
     pub async fn run(&self, arguments: &[&str]) -> std::process::Output {
-        let mut command = dispatcher(&self.environment());
+        self.run_with(arguments, &[]).await
+    }
+
+    /// [`Stage::run`] with more settings.
+    pub async fn run_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> std::process::Output {
+        let mut all = self.environment();
+        all.extend(
+            settings
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+        let mut command = dispatcher(&all);
         command.args(arguments);
         tokio::task::spawn_blocking(move || command.output())
             .await

@@ -1,0 +1,176 @@
+//! Servers that do not let us in: each says so in the log and in `doctor`, with what to do, and costs no job.
+
+use std::io::Write as _;
+
+use image_job_dispatcher::dev_stack::Security;
+use uuid::Uuid;
+
+use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, token_for};
+
+const USER: &str = "dispatcher";
+const PASSWORD: &str = "open sesame";
+
+/// A broker with TLS and logins, and the file that its clients trust.
+async fn secured() -> (Stage, tempfile::NamedTempFile) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let security = Security {
+        certificate: made.cert.pem(),
+        key: made.signing_key.serialize_pem(),
+        user: USER.to_owned(),
+        password: PASSWORD.to_owned(),
+    };
+    let mut trusted = tempfile::NamedTempFile::new().expect("a file");
+    trusted.write_all(security.certificate.as_bytes()).expect("written");
+    (Stage::with_secured_broker(&security).await, trusted)
+}
+
+async fn accept(stage: &Stage, app: &App, jobs: usize) -> Vec<String> {
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let mut accepted = Vec::new();
+    for _ in 0..jobs {
+        accepted.push(app.accept(draft, &token_for(user)).await.to_string());
+    }
+    accepted
+}
+
+/// The log has a line with all of `words`, an advice among them.
+async fn logged(app: &App, words: &[&str]) {
+    eventually(&format!("{words:?} in a line of the log"), PATIENCE, async || {
+        let log = app.log();
+        let said = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        if said { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
+async fn doctor_says(stage: &Stage, settings: &[(&str, &str)], words: &[&str]) {
+    let ran = stage.run_with(&["doctor"], settings).await;
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(3), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word} in {said}");
+    }
+}
+
+/// Nothing is dead, and each accepted job is in the topic once.
+async fn all_of(stage: &Stage, accepted: &[String]) {
+    let records = stage.records(accepted.len()).await;
+    let mut jobs: Vec<_> = records.iter().map(Record::job_id).collect();
+    jobs.sort_unstable();
+    let mut expected = accepted.to_vec();
+    expected.sort_unstable();
+    assert_eq!(jobs, expected);
+    let dead: i64 = sqlx::query_scalar("select dead from outbox_overview")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("the overview");
+    assert_eq!(dead, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_speaks_tls_is_named_so_and_with_its_certificate_all_is_published() {
+    let (stage, trusted) = secured().await;
+    let brokers = stage.servers().kafka.tls_bootstrap();
+    let plain = [("kafka.brokers", &*brokers)];
+    let app = stage.app_with(&[], &plain).await;
+    let mut accepted = accept(&stage, &app, 10).await;
+    logged(&app, &["kafka cannot be used", "speaks TLS", "security.protocol"]).await;
+    doctor_says(&stage, &plain, &["speaks TLS", "security.protocol"]).await;
+
+    let distrusting = [plain[0], ("kafka.properties.security_protocol", "SSL")];
+    doctor_says(&stage, &distrusting, &["certificate is not trusted", "ssl.ca.location"]).await;
+    assert!(app.term_and_wait().await.success());
+
+    let ca = trusted.path().to_str().expect("a path");
+    let trusting = [distrusting[0], distrusting[1], ("kafka.properties.ssl_ca_location", ca)];
+    let app = stage.app_with(&[], &trusting).await;
+    accepted.extend(accept(&stage, &app, 1).await);
+    all_of(&stage, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_kafka_password_is_named_so_and_with_the_right_one_all_is_published() {
+    let (stage, trusted) = secured().await;
+    let brokers = stage.servers().kafka.login_bootstrap();
+    let login = |password| {
+        [
+            ("kafka.brokers", &*brokers),
+            ("kafka.properties.security_protocol", "SASL_SSL"),
+            (
+                "kafka.properties.ssl_ca_location",
+                trusted.path().to_str().expect("a path"),
+            ),
+            ("kafka.properties.sasl_mechanism", "PLAIN"),
+            ("kafka.properties.sasl_username", USER),
+            ("kafka.properties.sasl_password", password),
+        ]
+    };
+    let app = stage.app_with(&[], &login("open barley")).await;
+    let mut accepted = accept(&stage, &app, 10).await;
+    logged(
+        &app,
+        &["kafka cannot be used", "user or password is wrong", "sasl.password"],
+    )
+    .await;
+    assert!(!app.log().contains("open barley"), "a secret in the log");
+    doctor_says(
+        &stage,
+        &login("open barley"),
+        &["user or password is wrong", "sasl.password"],
+    )
+    .await;
+    assert!(app.term_and_wait().await.success());
+
+    let app = stage.app_with(&[], &login(PASSWORD)).await;
+    accepted.extend(accept(&stage, &app, 1).await);
+    all_of(&stage, &accepted).await;
+}
+
+async fn require(conn: &mut redis::aio::MultiplexedConnection, password: &str) {
+    let set: redis::RedisResult<()> = redis::cmd("CONFIG")
+        .arg(&["SET", "requirepass", password])
+        .query_async(conn)
+        .await;
+    set.expect("a password is set");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_redis_password_is_named_so_and_costs_no_job_and_a_mended_one_is_noticed() {
+    let stage = Stage::with_servers_of_its_own().await;
+    let redis = redis::Client::open(stage.servers().redis.url()).expect("a URL");
+    let mut conn = redis.get_multiplexed_async_connection().await.expect("Redis");
+    require(&mut conn, PASSWORD).await;
+    let url = stage.servers().redis.url().replacen("redis://", "redis://:barley@", 1);
+    let wrong = [("redis.url", &*url)];
+    let app = stage.app_with(&[], &wrong).await;
+    let accepted = accept(&stage, &app, 3).await;
+    all_of(&stage, &accepted).await;
+    logged(&app, &["Redis refuses the login", "redis.url"]).await;
+    assert!(!app.log().contains("barley"), "a secret in the log");
+    doctor_says(&stage, &wrong, &["Redis refuses the login", "redis.url"]).await;
+
+    require(&mut conn, "barley").await;
+    eventually("the service writes to Redis again", PATIENCE, async || {
+        let job = accept(&stage, &app, 1).await.remove(0);
+        let value: Option<String> = redis::cmd("GET")
+            .arg(format!("job:{job}"))
+            .query_async(&mut conn)
+            .await
+            .expect("Redis");
+        value.ok_or("no value")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_postgresql_password_is_named_so() {
+    let stage = Stage::new().await;
+    let (_, place) = stage.database_url.rsplit_once('@').expect("a password");
+    let url = format!("postgres://nobody:barley@{place}");
+    let wrong = [("database.url", &*url)];
+    let app = stage.spawn_app(&[], &wrong);
+    logged(&app, &["PostgreSQL refuses the login", "database.url"]).await;
+    assert!(!app.log().contains("barley"), "a secret in the log");
+    doctor_says(&stage, &wrong, &["check user and password"]).await;
+}
