@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
-use sqlx::{Connection as _, Executor as _};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
 
 use super::{Someone, get, job_of, problem, send};
@@ -11,6 +11,16 @@ use crate::support::{
     PATIENCE, Stage, eventually,
     proxy::{Cut, Proxy},
 };
+
+/// Nobody reads a draft until this connection is closed: what was accepted by then waits in its batch.
+async fn hold_drafts(stage: &Stage) -> PgConnection {
+    let mut conn = stage.connect().await;
+    conn.execute("begin; lock table event_drafts in access exclusive mode")
+        .await
+        .expect("the lock");
+    conn
+}
+
 #[tokio::test]
 async fn without_postgresql_nothing_is_accepted_and_the_replica_is_not_ready() {
     let stage = Stage::with_servers_of_its_own().await;
@@ -65,11 +75,7 @@ async fn a_full_queue_refuses_and_whoever_is_in_it_is_accepted() {
     let stage = Stage::new().await.set("intake.queue", "2");
     let app = stage.app().await;
     let someone = Someone::new(&stage).await;
-    let mut blocker = stage.connect().await;
-    let mut held = blocker.begin().await.unwrap();
-    held.execute("lock table event_drafts in access exclusive mode")
-        .await
-        .unwrap();
+    let held = hold_drafts(&stage).await;
 
     let mut requests = tokio::task::JoinSet::new();
     let mut refused = 0;
@@ -83,7 +89,7 @@ async fn a_full_queue_refuses_and_whoever_is_in_it_is_accepted() {
         }
         tokio::task::yield_now().await;
     }
-    held.rollback().await.unwrap();
+    held.close().await.unwrap();
     let mut accepted = 0_i64;
     while let Some(answer) = requests.join_next().await {
         let answer = answer.unwrap();
@@ -152,11 +158,7 @@ async fn a_replica_that_shuts_down_is_not_ready_and_finishes_what_it_began() {
     let stage = Stage::new().await;
     let app = stage.app().await;
     let someone = Someone::new(&stage).await;
-    let mut blocker = stage.connect().await;
-    let mut held = blocker.begin().await.unwrap();
-    held.execute("lock table event_drafts in access exclusive mode")
-        .await
-        .unwrap();
+    let held = hold_drafts(&stage).await;
     let request = tokio::spawn(send(someone.post(&app)));
     let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     eventually("the request waits", PATIENCE, async || {
@@ -175,7 +177,7 @@ async fn a_replica_that_shuts_down_is_not_ready_and_finishes_what_it_began() {
         Ok(())
     })
     .await;
-    held.rollback().await.unwrap();
+    held.close().await.unwrap();
     assert_eq!(request.await.unwrap().0, 202);
     assert!(app.wait_for_exit(PATIENCE).await.success());
 }
