@@ -19,4 +19,5 @@ mod poison;
 mod replicas;
 mod results;
 mod start_dev;
+mod terms;
 mod whole_story;

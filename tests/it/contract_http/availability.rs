@@ -47,6 +47,32 @@ async fn without_postgresql_nothing_is_accepted_and_the_replica_is_not_ready() {
 }
 
 #[tokio::test]
+async fn a_database_that_takes_no_writes_makes_the_replica_not_ready() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let someone = Someone::new(&stage).await;
+    // As after a fail-over to a standby: the setting holds for new connections, so the old ones end.
+    let mut conn = stage.connect().await;
+    conn.execute(
+        "do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$;
+         select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid()",
+    )
+    .await
+    .expect("it is read-only");
+    problem(&send(someone.post(&app)).await, 503, "database-unavailable");
+    eventually("the replica is not ready", PATIENCE, async || {
+        let answer = send(app.http.get(format!("{}/readyz", app.base_url))).await;
+        if answer.0 == 200 {
+            return Err("ready");
+        }
+        problem(&answer, 503, "database-unavailable");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_commit_in_doubt_is_named_so_and_its_key_finds_the_one_job() {
     let stage = Stage::new().await;
     // Only the message that writes carries the title.

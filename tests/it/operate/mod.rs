@@ -5,6 +5,7 @@ mod doctor;
 mod pause;
 mod reads;
 mod replays;
+mod retain;
 
 use serde_json::Value;
 use sqlx::PgPool;

@@ -1,0 +1,234 @@
+//! What a replica does and shows before, in and after its term of leading.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::support::{App, PATIENCE, Stage, drafts, eventually, token_for};
+
+/// A user with a draft.
+struct Someone {
+    draft: Uuid,
+    token: String,
+}
+
+impl Someone {
+    async fn new(stage: &Stage) -> Self {
+        let user = Uuid::new_v4();
+        Self {
+            draft: drafts::insert(&stage.pool, &drafts::complete(user)).await,
+            token: token_for(user),
+        }
+    }
+
+    async fn accepted(&self, app: &App) -> Uuid {
+        app.accept(self.draft, &self.token).await
+    }
+}
+
+/// The value of a metric without labels.
+async fn metric(app: &App, name: &str) -> f64 {
+    let metrics = app.metrics().await;
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in {metrics}"))
+}
+
+async fn shows(app: &App, expected: &[(&str, f64)]) {
+    eventually(&format!("{} shows {expected:?}", app.name), PATIENCE, async || {
+        let mut seen = Vec::new();
+        for (name, _) in expected {
+            seen.push((*name, metric(app, name).await));
+        }
+        if seen == expected {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
+    })
+    .await;
+}
+
+async fn seq_and_fence(stage: &Stage) -> (i64, i64) {
+    sqlx::query_as("select max(seq), max(fence) from outbox_checkpoints")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("checkpoints")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_term_cannot_begin_the_gauges_tell_what_waits() {
+    let stage = Stage::new().await;
+    let someone = Someone::new(&stage).await;
+    // Nobody listens there.
+    let app = stage.app_with(&[], &[("kafka.brokers", "127.0.0.1:1")]).await;
+    for _ in 0..3 {
+        someone.accepted(&app).await;
+    }
+    shows(
+        &app,
+        &[
+            ("outbox_leading", 1.0),
+            ("outbox_breaker_open", 1.0),
+            ("outbox_pending_rows", 3.0),
+        ],
+    )
+    .await;
+    assert!(metric(&app, "outbox_oldest_pending_age_seconds").await > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leads_no_more_shows_nothing_of_what_waits() {
+    let stage = Stage::new().await.set("relay.lease", "1s");
+    let someone = Someone::new(&stage).await;
+    let former = stage.app().await;
+    shows(&former, &[("outbox_leading", 1.0)]).await;
+    assert!(stage.run(&["pause", "--reason", "a test"]).await.status.success());
+    someone.accepted(&former).await;
+    let waiting = [
+        ("outbox_leading", 1.0),
+        ("outbox_paused", 1.0),
+        ("outbox_pending_rows", 1.0),
+    ];
+    shows(&former, &waiting).await;
+
+    former.freeze();
+    let next = stage.app().await;
+    shows(&next, &waiting).await;
+    former.thaw();
+    shows(&former, &waiting.map(|(name, _)| (name, 0.0))).await;
+    assert_eq!(metric(&former, "outbox_oldest_pending_age_seconds").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_is_woken_by_what_another_replica_accepts() {
+    const JOBS: u32 = 20;
+    let stage = Stage::new().await;
+    let someone = Someone::new(&stage).await;
+    let leader = stage.app().await;
+    shows(&leader, &[("outbox_leading", 1.0)]).await;
+    let other = stage.app_with(&["--role", "api"], &[]).await;
+    someone.accepted(&other).await;
+    stage.records(1).await;
+
+    let began = Instant::now();
+    for _ in 0..JOBS {
+        someone.accepted(&other).await;
+        eventually("it is published", PATIENCE, async || {
+            let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
+                .fetch_one(&stage.pool)
+                .await
+                .expect("the overview");
+            if pending == 0 { Ok(()) } else { Err(pending) }
+        })
+        .await;
+    }
+    // Each is accepted when the one before was just read: the poll alone would take a second for each.
+    assert!(
+        began.elapsed() < Duration::from_millis(500) * JOBS,
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_only_relays_has_no_public_listener_and_stops_without_waiting_for_one() {
+    let stage = Stage::new().await;
+    let someone = Someone::new(&stage).await;
+    let api = stage.app_with(&["--role", "api"], &[]).await;
+    let relay = stage.spawn_app(&["--role", "relay"], &[]);
+    eventually("it leads", PATIENCE, async || {
+        let answer = relay.http.get(format!("{}/metrics", relay.admin_url)).send().await;
+        let text = answer
+            .map_err(|e| e.to_string())?
+            .text()
+            .await
+            .map_err(|e| e.to_string())?;
+        if text.contains("\noutbox_leading 1\n") {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    })
+    .await;
+    someone.accepted(&api).await;
+    stage.records(1).await;
+    assert!(
+        relay.post_job(someone.draft, &someone.token).await.is_err(),
+        "a public listener"
+    );
+    relay.term();
+    // It has requests of nobody to finish: far below `shutdown.budget`.
+    assert!(relay.wait_for_exit(Duration::from_secs(5)).await.success());
+    assert!(
+        relay.log().contains("drained: nothing will be repeated"),
+        "{}",
+        relay.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_kafka_holds_a_term_back_until_an_operator_accepts_it() {
+    let stage = Stage::new().await;
+    sqlx::query("update installation set topic = $1, cluster_id = 'of another cluster'")
+        .bind(&stage.topic)
+        .execute(&stage.pool)
+        .await
+        .expect("an identity");
+    let someone = Someone::new(&stage).await;
+    let app = stage.app().await;
+    let job = someone.accepted(&app).await;
+    eventually("the log says why, and what to do", PATIENCE, async || {
+        let log = app.log();
+        let said = log
+            .lines()
+            .any(|line| line.contains("of another cluster") && line.contains("resume --accept-identity"));
+        if said { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(stage.records_now().await.len(), 0);
+    let accepted = stage.run(&["resume", "--accept-identity", "--yes"]).await;
+    assert!(accepted.status.success(), "{accepted:?}");
+    let records = stage.records(1).await;
+    assert_eq!(records[0].job_id(), job.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
+    let stage = Stage::with_servers_of_its_own()
+        .await
+        .set("relay.lease", "1s")
+        .set("shutdown.budget", "60s");
+    let someone = Someone::new(&stage).await;
+    let leader = stage.app().await;
+    someone.accepted(&leader).await;
+    stage.records(1).await;
+    let standby = stage.app().await;
+
+    stage.servers().kafka.freeze();
+    someone.accepted(&leader).await;
+    shows(&leader, &[("outbox_unacknowledged_rows", 1.0)]).await;
+    let (seq, fence) = seq_and_fence(&stage).await;
+    leader.term();
+    eventually("the lease is prolonged, and not taken over", PATIENCE, async || {
+        let now = seq_and_fence(&stage).await;
+        assert_eq!(now.1, fence, "another one leads while reports are waited for");
+        if now.0 >= seq + 6 {
+            Ok(())
+        } else {
+            Err(format!("{now:?} after {seq}"))
+        }
+    })
+    .await;
+    stage.servers().kafka.thaw();
+    assert!(leader.wait_for_exit(PATIENCE).await.success());
+    assert!(
+        leader.log().contains("drained: nothing will be repeated"),
+        "{}",
+        leader.log()
+    );
+    // The next one finds nothing to do twice.
+    shows(&standby, &[("outbox_leading", 1.0), ("outbox_pending_rows", 0.0)]).await;
+    assert_eq!(stage.records_now().await.len(), 2);
+}
