@@ -1,6 +1,6 @@
 # `make run` for a first look, `make test` and `make check` before a commit; `make` alone says what there is.
 
-.PHONY: help run test check fmt prerequisites
+.PHONY: help run test check planted-bugs fmt prerequisites
 .DEFAULT_GOAL := help
 
 help: ## This text
@@ -24,6 +24,9 @@ check: prerequisites ## Format, lints, documents, licences, layering, compose fi
 	@scripts/prerequisites cargo-deny
 	cargo deny --locked check licenses bans sources
 	@scripts/compose-config
+
+planted-bugs: prerequisites ## Plant known bugs, one after the other, and see the tests fail (20 minutes)
+	@scripts/planted-bugs $(ONLY)
 
 fmt: ## Format the code
 	cargo fmt

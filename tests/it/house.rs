@@ -217,3 +217,23 @@ fn files(dir: &str, extension: &str) -> Vec<(PathBuf, String)> {
     assert!(!found.is_empty(), "no .{extension} file under {dir}");
     found
 }
+
+#[test]
+fn each_planted_bug_still_has_its_line() {
+    #[derive(serde::Deserialize)]
+    struct Bug {
+        name: String,
+        file: String,
+        find: String,
+        replace: String,
+        tests: Vec<String>,
+    }
+    let text = fs::read_to_string("tests/planted_bugs.toml").expect("the list");
+    let list: std::collections::BTreeMap<String, Vec<Bug>> = toml::from_str(&text).expect("a list of bugs");
+    for bug in &list["bug"] {
+        let source = fs::read_to_string(&bug.file).unwrap_or_else(|e| panic!("{}: {e}", bug.file));
+        assert_eq!(source.matches(&bug.find).count(), 1, "{}: in {}", bug.name, bug.file);
+        assert_ne!(bug.find, bug.replace, "{}", bug.name);
+        assert!(!bug.tests.is_empty(), "{}", bug.name);
+    }
+}

@@ -2,9 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::{
+    ClientConfig,
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
+};
 use uuid::Uuid;
 
-use crate::support::{App, PATIENCE, Stage, drafts, eventually, token_for};
+use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, token_for};
 
 /// A user with a draft.
 struct Someone {
@@ -192,6 +197,72 @@ async fn another_kafka_holds_a_term_back_until_an_operator_accepts_it() {
     assert!(accepted.status.success(), "{accepted:?}");
     let records = stage.records(1).await;
     assert_eq!(records[0].job_id(), job.to_string());
+}
+
+/// Publishes a record as a leader does, and records nothing of it.
+async fn publish(stage: &Stage, job: &(i64, Uuid, Uuid), event_id: Uuid) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", stage.servers().kafka.bootstrap());
+    let producer: FutureProducer = config.create().expect("a producer");
+    let (outbox_id, event_id) = (job.0.to_string(), event_id.to_string());
+    let header = |key, value| Header {
+        key,
+        value: Some(value),
+    };
+    let headers = OwnedHeaders::new()
+        .insert(header("outbox-id", &outbox_id))
+        .insert(header("ce_id", &event_id));
+    let key = job.2.to_string();
+    let record = FutureRecord::to(&stage.topic).key(&key).payload("{}").headers(headers);
+    producer.send(record, PATIENCE).await.expect("it is published");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_leader_published_and_did_not_record_is_found_by_both_of_its_ids() {
+    let stage = Stage::new().await;
+    let someone = Someone::new(&stage).await;
+    let api = stage.app_with(&["--role", "api"], &[]).await;
+    for _ in 0..3 {
+        someone.accepted(&api).await;
+    }
+    let jobs: Vec<(i64, Uuid, Uuid)> = sqlx::query_as("select id, event_id, key from outbox_messages order by id")
+        .fetch_all(&stage.pool)
+        .await
+        .expect("messages");
+    publish(&stage, &jobs[0], jobs[0].1).await;
+    // As the original of a replay looks to the replay: the same event, another row. And the other way round.
+    publish(&stage, &jobs[1], Uuid::new_v4()).await;
+    publish(&stage, &(i64::MAX, jobs[2].1, jobs[2].2), jobs[2].1).await;
+
+    let relay = stage.app().await;
+    shows(&relay, &[("outbox_leading", 1.0), ("outbox_pending_rows", 0.0)]).await;
+    let records = stage.records(5).await;
+    let sent: Vec<_> = jobs
+        .iter()
+        .map(|(id, event, _)| {
+            let of_row =
+                |r: &&Record| r.header("outbox-id") == id.to_string() && r.header("ce_id") == event.to_string();
+            records.iter().filter(of_row).count()
+        })
+        .collect();
+    assert_eq!(sent, [1, 1, 1], "{records:?}");
+    assert_eq!(records.len(), 5, "the first was not repeated");
+    let receipts: i64 = sqlx::query_scalar("select sum(cardinality(receipt_ids)) from outbox_checkpoints")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("receipts");
+    assert_eq!(receipts, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_given_back_is_taken_at_once() {
+    // Longer than anybody here waits.
+    let stage = Stage::new().await.set("relay.lease", "60s");
+    let leader = stage.app().await;
+    shows(&leader, &[("outbox_leading", 1.0)]).await;
+    let standby = stage.app().await;
+    assert!(leader.term_and_wait().await.success());
+    shows(&standby, &[("outbox_leading", 1.0)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
