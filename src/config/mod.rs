@@ -288,6 +288,8 @@ pub struct Relay {
 pub enum Delivery {
     /// Repeats are possible after a kill, at most `relay.window`.
     AtLeastOnce,
+    /// Kafka transactions: consumers that read committed see no repeat.
+    ExactlyOnce,
 }
 
 impl Delivery {
@@ -295,6 +297,7 @@ impl Delivery {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AtLeastOnce => "at-least-once",
+            Self::ExactlyOnce => "exactly-once",
         }
     }
 }

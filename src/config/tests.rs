@@ -396,8 +396,7 @@ fn wrong_values_name_key_source_and_what_is_accepted() {
         ("http.listen", "8080", "IP:PORT"),
         ("http.listen", "localhost:8080", "IP:PORT"),
         ("admin.listen", "127.0.0.1:8080", "differ from http.listen"),
-        ("relay.delivery", "exactly-once", "not available in this version"),
-        ("relay.delivery", "at-most-once", "give at-least-once"),
+        ("relay.delivery", "at-most-once", "give at-least-once or exactly-once"),
         ("log.format", "xml", "json or pretty"),
         ("log.filter", "image_job_dispatcher=loud", "directives"),
         ("kafka.brokers", "", "HOST:PORT"),
@@ -488,7 +487,7 @@ fn key_and_value() -> impl Strategy<Value = (String, String)> {
             "redis.url" => format!("redis://:{text}@h{n}:{}/0", 5000 + n),
             "kafka.brokers" => format!("h{n}:9092,{text}:9093"),
             "auth.jwks_url" => format!("https://h{n}/{text}"),
-            "relay.delivery" => "at-least-once".to_owned(),
+            "relay.delivery" => "exactly-once".to_owned(),
             "log.format" => "pretty".to_owned(),
             "log.filter" => "debug".to_owned(),
             "redis.budget" | "http.header_timeout" | "http.body_timeout" | "database.connect_timeout" => {

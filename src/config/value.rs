@@ -291,8 +291,8 @@ fn jwt_secret(text: &str) -> Result<Option<SecretString>, String> {
 fn delivery(text: &str) -> Result<Delivery, String> {
     match text {
         "at-least-once" => Ok(Delivery::AtLeastOnce),
-        "exactly-once" => Err("exactly-once is not available in this version; give at-least-once".to_owned()),
-        _ => Err("give at-least-once".to_owned()),
+        "exactly-once" => Ok(Delivery::ExactlyOnce),
+        _ => Err("give at-least-once or exactly-once".to_owned()),
     }
 }
 

@@ -45,8 +45,9 @@ pub struct Lease {
     pub fence: i64,
     /// The replica's name, a slash, a UUID of this start of the process.
     pub leader: String,
-    /// `relay.delivery`.
-    pub delivery: &'static str,
+    /// `relay.delivery` of whoever may have left a transaction open: after taking over the former leader's,
+    /// from the end of the start on the own.
+    pub delivery: String,
     /// How long a checkpoint prolongs the lease.
     pub length: Duration,
 }
@@ -109,23 +110,23 @@ pub async fn read_leadership(conn: &mut PgConnection) -> Result<Leadership, Chec
 }
 
 /// Takes the lease over: one insert, `last + 1` with `fence + 1`, where the last lease has ended by
-/// PostgreSQL's clock or is this very start's own. `None`: somebody else holds it.
+/// PostgreSQL's clock or is this very start's own. `None`: somebody else holds it. The row keeps the former
+/// leader's delivery: a transaction of that one may be open until this start has ended it.
 pub async fn take_over(
     conn: &mut PgConnection,
     leader: &str,
     length: Duration,
-    delivery: &'static str,
 ) -> Result<Option<Lease>, CheckpointError> {
     let taken = sqlx::query(
         "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets)
-         select last.seq + 1, last.fence + 1, $1, clock_timestamp() + make_interval(secs => $2), $3, last.next_offsets
-         from (select seq, fence, leader, lease_until, next_offsets from outbox_checkpoints order by seq desc limit 1) last
+         select last.seq + 1, last.fence + 1, $1, clock_timestamp() + make_interval(secs => $2), last.delivery,
+                last.next_offsets
+         from (select * from outbox_checkpoints order by seq desc limit 1) last
          where last.lease_until < clock_timestamp() or last.leader = $1
-         returning seq, fence",
+         returning seq, fence, delivery",
     )
     .bind(leader)
     .bind(length.as_secs_f64())
-    .bind(delivery)
     .fetch_optional(conn)
     .await;
     match taken {
@@ -133,7 +134,7 @@ pub async fn take_over(
             seq: row.try_get("seq")?,
             fence: row.try_get("fence")?,
             leader: leader.to_owned(),
-            delivery,
+            delivery: row.try_get("delivery")?,
             length,
         })),
         Ok(None) => Ok(None),
@@ -214,7 +215,7 @@ async fn insert(conn: &mut PgConnection, lease: &Lease, entry: &Entry, give_back
     .bind(lease.fence)
     .bind(&lease.leader)
     .bind(length.as_secs_f64())
-    .bind(lease.delivery)
+    .bind(&lease.delivery)
     .bind(to_multirange(&entry.changes.settled))
     .bind(to_multirange(&entry.changes.closed))
     .bind(&entry.next_offsets)

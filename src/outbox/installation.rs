@@ -27,6 +27,11 @@ pub struct OtherIdentity {
 }
 
 impl Installation {
+    /// Kafka's `transactional.id` of every leader: whoever initialises it ends what another left open.
+    pub fn transactional_id(&self, topic: &str) -> String {
+        format!("{topic}.{}", self.installation_id)
+    }
+
     /// Is this the log that was recorded? What is not known yet, or not told by the broker, is no difference.
     pub fn check(&self, topic: &str, cluster_id: Option<&str>) -> Result<(), OtherIdentity> {
         if self.topic.as_deref().is_some_and(|t| t != topic) {

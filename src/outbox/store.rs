@@ -140,7 +140,7 @@ pub async fn read_messages(
             .bind(lease.fence)
             .bind(&lease.leader)
             .bind(lease.length.as_secs_f64())
-            .bind(lease.delivery)
+            .bind(&lease.delivery)
             .bind(next_offsets),
     };
     let rows = query.fetch_all(conn).await?;

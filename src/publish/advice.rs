@@ -1,19 +1,25 @@
 //! What librdkafka complains of, and what to do about it: for the log and for `doctor`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use parking_lot::Mutex;
 use rdkafka::{ClientContext, client::DefaultClientContext, config::RDKafkaLogLevel};
 
 /// The newest complaint of a client, of those with a known remedy if there was one. The cause is only in what
 /// the client says beside a call: the call itself times out.
 #[derive(Debug, Default)]
-pub struct Complaints(Mutex<Option<String>>);
+pub struct Complaints {
+    kept: Mutex<Option<String>>,
+    count: AtomicU64,
+}
 
 impl Complaints {
     /// Keeps what was said, unless that has no remedy and what is kept has one: "all brokers are down" follows
     /// the cause at once, and says less.
     pub fn note(&self, said: &str) {
         let said = without_thread(said);
-        let mut kept = self.0.lock();
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut kept = self.kept.lock();
         if advise(said).is_some() || kept.as_deref().and_then(advise).is_none() {
             *kept = Some(said.to_owned());
         }
@@ -30,12 +36,17 @@ impl Complaints {
 
     /// What is kept.
     pub fn newest(&self) -> Option<String> {
-        self.0.lock().clone()
+        self.kept.lock().clone()
+    }
+
+    /// How often something was complained of.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Nothing is wrong any more.
     pub fn forget(&self) {
-        *self.0.lock() = None;
+        *self.kept.lock() = None;
     }
 }
 
@@ -81,6 +92,9 @@ pub fn advise(complaint: &str) -> Option<&'static str> {
         "user or password is wrong: check sasl.username and sasl.password in kafka.properties"
     } else if any(&["require sasl", "sasl required", "unexpected kafka request"]) {
         "the broker asks for SASL: set security.protocol, sasl.mechanism, sasl.username and sasl.password"
+    } else if any(&["transactional id authorization"]) {
+        "the user may not use the transactional id: give it Write and Describe on it (a prefix is enough: the topic's \
+         name), or set relay.delivery to at-least-once"
     } else if any(&["failed to resolve", "name or service not known"]) {
         "the name is unknown here: check kafka.brokers, and advertised.listeners of the brokers"
     } else {

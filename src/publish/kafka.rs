@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -130,7 +130,32 @@ impl ProducerContext for Context {
     }
 }
 
-/// An idempotent producer for one topic. It keeps order and never times a record out: librdkafka tries for
+/// Why a transaction does not count as committed. It may be, all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum NotCommitted {
+    /// What the client said.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// It answered that all is well, too late to be believed.
+    #[error("the commit's answer took {0:?}: it may be that of a repeated request")]
+    InDoubt(Duration),
+}
+
+/// Of a transaction, from its first record to its commit: a broker ends an older one by itself.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// Before a request is repeated where transactions are used.
+const TRANSACTION_BACKOFF: Duration = Duration::from_secs(1);
+/// See [`Producer::take_over_transactions`].
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a blocking call may not notice that nobody waits for it any more.
+const CANCEL_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// See [`Producer::commit`].
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Below the shortest backoff.
+const COMMIT_IN_DOUBT_AFTER: Duration = Duration::from_millis(700);
+
+/// An idempotent producer for one topic. Dropping it blocks for up to half a second; what is unacknowledged is
+/// purged. It keeps order and never times a record out: librdkafka tries for
 /// as long as an outage lasts.
 pub struct Producer {
     inner: ThreadedProducer<Context>,
@@ -155,11 +180,14 @@ impl Producer {
     ///
     /// # Errors
     /// When a setting in `kafka.properties` is refused by librdkafka.
+    ///
+    /// With a `transactional_id`, records can be handed over only after [`Producer::take_over_transactions`].
     pub fn new(
         kafka: &config::Kafka,
         window: usize,
         window_bytes: usize,
         record_limit: usize,
+        transactional_id: Option<&str>,
     ) -> Result<Self, KafkaError> {
         let reports = Arc::new(Reports::default());
         let mut c = base_config(kafka);
@@ -178,8 +206,6 @@ impl Producer {
             .set("acks", "all")
             .set("max.in.flight.requests.per.connection", "5")
             .set("retries", "2147483647")
-            // No time-out: an outage of any length keeps order and loses nothing.
-            .set("message.timeout.ms", "0")
             // As Java's default partitioner: both sides agree where a key lives.
             .set("partitioner", "murmur2_random")
             .set("queue.buffering.max.messages", (window * 2).max(1000).to_string())
@@ -187,6 +213,16 @@ impl Producer {
                 "queue.buffering.max.kbytes",
                 (window_bytes * 2 / 1024).max(1024).to_string(),
             );
+        if let Some(id) = transactional_id {
+            // A record that takes longer than its transaction may is given up with it, and sent again.
+            c.set("transactional.id", id)
+                .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
+                .set("retry.backoff.ms", TRANSACTION_BACKOFF.as_millis().to_string())
+                .set("retry.backoff.max.ms", TRANSACTION_BACKOFF.as_millis().to_string());
+        } else {
+            // No time-out: an outage of any length keeps order and loses nothing.
+            c.set("message.timeout.ms", "0");
+        }
         // A batch above the topic's limit is refused whole, though each record in it is small enough.
         let batch = c.get("batch.size").and_then(|b| b.parse().ok()).unwrap_or(1_000_000);
         c.set("batch.size", batch.min(record_limit).max(1).to_string());
@@ -207,6 +243,37 @@ impl Producer {
             .client()
             .fetch_metadata(Some(&self.topic), WARM_UP_TIMEOUT)
             .map(|_| ())
+    }
+
+    /// Ends what an earlier producer of the same transactional id has left open, locks it out, and begins the
+    /// first transaction. Blocks, in steps of [`CANCEL_LOOK_EVERY`], for at most [`TAKE_OVER_TIMEOUT`].
+    pub fn take_over_transactions(&self, cancel: &AtomicBool) -> Result<(), KafkaError> {
+        let give_up = Instant::now() + TAKE_OVER_TIMEOUT;
+        loop {
+            match self.inner.init_transactions(CANCEL_LOOK_EVERY) {
+                // The call goes on where it was.
+                Err(KafkaError::Transaction(e))
+                    if e.is_retriable() && Instant::now() < give_up && !cancel.load(Ordering::Relaxed) => {}
+                other => {
+                    other?;
+                    return self.inner.begin_transaction();
+                }
+            }
+        }
+    }
+
+    /// Commits the transaction and begins the next. Every report must have come. Blocks for at most
+    /// [`COMMIT_TIMEOUT`]. An error says nothing of the outcome, and an answer that took
+    /// [`COMMIT_IN_DOUBT_AFTER`] is an error: it may be that of a repeated request (the client repeats after
+    /// [`TRANSACTION_BACKOFF`], a fifth more or less), and that one can speak of a transaction that the broker
+    /// had ended otherwise.
+    pub fn commit(&self) -> Result<(), NotCommitted> {
+        let began = Instant::now();
+        self.inner.commit_transaction(COMMIT_TIMEOUT)?;
+        if began.elapsed() >= COMMIT_IN_DOUBT_AFTER {
+            return Err(NotCommitted::InDoubt(began.elapsed()));
+        }
+        Ok(self.inner.begin_transaction()?)
     }
 
     /// Hands one record over. Its report will carry `slot`.
@@ -240,10 +307,5 @@ impl Producer {
     /// Where the reports arrive.
     pub fn reports(&self) -> &Arc<Reports> {
         &self.reports
-    }
-
-    /// Ends the producer: what is still unacknowledged is purged. Blocks for up to half a second.
-    pub fn end(self) {
-        drop(self);
     }
 }

@@ -10,9 +10,9 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    config::FromClientConfig,
-    consumer::{BaseConsumer, Consumer},
+    ClientContext, Message, Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
     message::{BorrowedMessage, Headers},
     types::RDKafkaErrorCode,
@@ -69,6 +69,17 @@ pub enum TailError {
     Cancelled,
 }
 
+/// That a partition is read to its end is news for us, and not for the log.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "consumer of the tail");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 /// Reads each partition from `next_offsets` to its end, read-committed, and calls `found` for every record
 /// that carries both our headers. Where no offset is given, or it is out of range (retention, another
 /// topic), begins an hour before `oldest_unsettled`; without that at the end. Blocks; `cancel` ends it.
@@ -89,7 +100,7 @@ pub fn read_tail(
         .set("fetch.wait.max.ms", "10")
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "16384");
-    let consumer = BaseConsumer::from_config(&c)?;
+    let consumer = BaseConsumer::from_config_and_context(&c, Quiet)?;
 
     let metadata = consumer.fetch_metadata(Some(&kafka.topic), CALL_TIMEOUT)?;
     let partitions = metadata.topics().first().map_or(0, |t| t.partitions().len());
@@ -184,7 +195,7 @@ fn is_of_the_client(code: RDKafkaErrorCode) -> bool {
 
 /// The first offset whose record is not older than `at`.
 fn offset_at(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Quiet>,
     topic: &str,
     partition: i32,
     at: DateTime<Utc>,

@@ -17,14 +17,8 @@ pub(super) async fn stand_by(relay: &Relay, cancel: &CancellationToken) -> Resul
     let mut db = relay.connect().await?;
     loop {
         let sent_at = Instant::now();
-        let (leader, length) = (&relay.leader, relay.options.lease);
-        let taken = within(checkpoints::take_over(
-            &mut db,
-            leader,
-            length,
-            relay.options.delivery.as_str(),
-        ))
-        .await?;
+        let length = relay.options.lease;
+        let taken = within(checkpoints::take_over(&mut db, &relay.leader, length)).await?;
         if let Some(lease) = taken {
             return Ok((db, lease, sent_at + length));
         }

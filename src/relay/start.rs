@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{End, Relay, WINDOW_BYTES, within};
 use crate::{
+    config::Delivery,
     outbox::{
         checkpoints::{self, Entry, Lease, Receipt},
         installation, partitions,
@@ -47,7 +48,7 @@ pub(super) struct Started {
     pub lease_ends: Instant,
     pub position: Position,
     pub next_offsets: Vec<i64>,
-    pub producer: Producer,
+    pub producer: Arc<Producer>,
     pub outbox_end: i64,
     pub checkpoints_end: i64,
 }
@@ -75,7 +76,14 @@ pub(super) async fn start(
         let passed = position.passed().clone();
         // Each time anew: an operator may have accepted another identity meanwhile.
         let known = within(installation::read(&mut db)).await?;
-        let kafka_part = open_kafka(relay, known, beginning.next_offsets.clone(), oldest_unsettled, passed);
+        let what = ToOpen {
+            left_by: lease.delivery.clone(),
+            known,
+            next_offsets: beginning.next_offsets.clone(),
+            oldest_unsettled,
+            passed,
+        };
+        let kafka_part = open_kafka(relay, what);
         let opened = keep_alive(
             &mut db,
             &mut lease,
@@ -123,6 +131,8 @@ pub(super) async fn start(
     };
     settle_found(&mut db, &mut position, found, &mut entry).await?;
     entry.changes = position.take_changes();
+    // What the former leader left open has been ended; what is begun from now on is ours.
+    relay.options.delivery.as_str().clone_into(&mut lease.delivery);
     entry.base = Some((position.passed().clone(), position.closed().clone()));
     let sent_at = Instant::now();
     within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
@@ -210,41 +220,67 @@ struct ReadTail {
     cluster_id: Option<String>,
 }
 
-type Opened = Result<(Producer, ReadTail, Vec<Found>), String>;
-
-/// Everything of the start that speaks to Kafka. The error is the reason, for people.
-async fn open_kafka(
-    relay: &Relay,
+/// What [`open_kafka`] has to know of the log.
+struct ToOpen {
+    /// The delivery of whoever led before.
+    left_by: String,
     known: installation::Installation,
     next_offsets: Vec<i64>,
     oldest_unsettled: Option<chrono::DateTime<chrono::Utc>>,
     passed: crate::outbox::position::Ids,
-) -> Opened {
+}
+
+type Opened = Result<(Arc<Producer>, ReadTail, Vec<Found>), String>;
+
+/// Everything of the start that speaks to Kafka. The error is the reason, for people.
+async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
     let inspector = TopicInspector::new(&relay.kafka).map_err(|e| e.to_string())?;
     if let Ok(limit) = inspector.record_limit().await {
         relay.limit.set(limit);
     }
     let (kafka, window, limit) = (relay.kafka.clone(), relay.options.window, relay.limit.get());
+    let ours = relay.options.delivery;
     let guard = Cancel(Arc::new(AtomicBool::new(false)));
     let cancelled = Arc::clone(&guard.0);
     tokio::task::spawn_blocking(move || {
-        let producer = Producer::new(&kafka, window, WINDOW_BYTES, limit).map_err(|e| e.to_string())?;
-        producer
-            .warm_up()
-            .map_err(|e| with_detail(&e.to_string(), producer.reports().complaints().newest()))?;
+        let transactional_id = what.known.transactional_id(&kafka.topic);
+        let open = |transactional_id: Option<&str>| {
+            Producer::new(&kafka, window, WINDOW_BYTES, limit, transactional_id).map_err(|e| e.to_string())
+        };
+        let detailed = |producer: &Producer, e: &dyn std::fmt::Display| {
+            with_detail(&e.to_string(), producer.reports().complaints().newest())
+        };
+        let transactional = ours == Delivery::ExactlyOnce;
+        let producer = open(transactional.then_some(&transactional_id))?;
+        producer.warm_up().map_err(|e| detailed(&producer, &e))?;
         let cluster_id = inspector.cluster_id();
-        known
+        what.known
             .check(&kafka.topic, cluster_id.as_deref())
             .map_err(|e| e.to_string())?;
+        // Before the tail is read: what is open is not in it, and may be committed until it is ended here.
+        let end_what_is_open = |producer: &Producer| {
+            producer
+                .take_over_transactions(&cancelled)
+                .map_err(|e| format!("transactions cannot be used: {}", detailed(producer, &e)))
+        };
+        if transactional {
+            end_what_is_open(&producer)?;
+        } else if what.left_by == Delivery::ExactlyOnce.as_str() {
+            end_what_is_open(&open(Some(&transactional_id))?)?;
+        }
         // One record for each id: the first appearance is the receipt.
         let mut found = HashMap::new();
-        let tail = tail::read_tail(&kafka, &next_offsets, oldest_unsettled, &cancelled, |f| {
-            if !passed.contains(&f.outbox_id) {
+        let tail = tail::read_tail(&kafka, &what.next_offsets, what.oldest_unsettled, &cancelled, |f| {
+            if !what.passed.contains(&f.outbox_id) {
                 found.entry((f.outbox_id, f.event_id)).or_insert(f);
             }
         })
         .map_err(|e| e.to_string())?;
-        Ok((producer, ReadTail { tail, cluster_id }, found.into_values().collect()))
+        Ok((
+            Arc::new(producer),
+            ReadTail { tail, cluster_id },
+            found.into_values().collect(),
+        ))
     })
     .await
     .unwrap_or_else(|e: JoinError| Err(e.to_string()))

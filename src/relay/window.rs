@@ -71,6 +71,11 @@ impl Window {
         Some(sent)
     }
 
+    /// Forgets all: their reports do not matter any more.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.slots.len());
+    }
+
     /// Records whose report has not come.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()

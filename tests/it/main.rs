@@ -6,6 +6,7 @@ mod support;
 mod content_worker;
 mod contract_http;
 mod dev_stack;
+mod exactly_once;
 mod holes;
 mod house;
 mod intake;

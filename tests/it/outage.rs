@@ -12,7 +12,18 @@ use crate::support::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_jobs_accepted_while_the_broker_is_down_are_in_the_topic_once_each_and_in_order() {
-    let stage = Stage::with_servers_of_its_own().await;
+    outlast_an_outage(Stage::with_servers_of_its_own().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_jobs_accepted_while_the_broker_is_down_are_in_the_topic_once_in_exactly_once_mode() {
+    let stage = Stage::with_servers_of_its_own()
+        .await
+        .set("relay.delivery", "exactly-once");
+    outlast_an_outage(stage).await;
+}
+
+async fn outlast_an_outage(stage: Stage) {
     let user = Uuid::new_v4();
     let token = token_for(user);
     let drafts = drafts::insert_many(&stage.pool, user, 50).await;

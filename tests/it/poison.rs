@@ -108,7 +108,16 @@ async fn a_record_above_the_topics_limit_dies_alone_and_is_sent_again_once_the_l
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_lowered_behind_our_back_kills_no_record_that_fits() {
+    lower_the_limit(Stage::with_topic(&[("max.message.bytes", "1000000")]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_lowered_behind_our_back_kills_no_record_that_fits_in_exactly_once_mode() {
     let stage = Stage::with_topic(&[("max.message.bytes", "1000000")]).await;
+    lower_the_limit(stage.set("relay.delivery", "exactly-once")).await;
+}
+
+async fn lower_the_limit(stage: Stage) {
     let app = stage.app().await;
     write_rows(&stage, Uuid::new_v4(), &[10]).await;
     overview(&stage, (0, 1, 0)).await;

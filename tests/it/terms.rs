@@ -103,7 +103,7 @@ async fn who_leads_no_more_shows_nothing_of_what_waits() {
     shows(&next, &waiting).await;
     former.thaw();
     shows(&former, &waiting.map(|(name, _)| (name, 0.0))).await;
-    assert_eq!(metric(&former, "outbox_oldest_pending_age_seconds").await, 0.0);
+    assert!(metric(&former, "outbox_oldest_pending_age_seconds").await <= 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

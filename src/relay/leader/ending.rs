@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{CHECKPOINT_EVERY, Leader, wait};
+use super::{CHECKPOINT_EVERY, Leader, committed, wait};
 use crate::relay::{DATABASE_TIMEOUT, End};
 
 /// After a failed delivery, before the producer is given up: reports of what may have landed.
@@ -13,6 +13,9 @@ impl Leader<'_> {
     pub(super) async fn wind_down(mut self, end: End) -> End {
         self.ready.clear();
         self.ending = true;
+        if !matches!(end, End::Stopped) {
+            self.abandon_transaction();
+        }
         let wait = match &end {
             End::Stopped => self.relay.drain,
             End::Restart(_) => REPORTS_WAIT,
@@ -31,12 +34,12 @@ impl Leader<'_> {
             } else {
                 tracing::warn!(
                     unacknowledged = self.unrecorded,
-                    "stopped before all was acknowledged: these may be repeated"
+                    "stopped before all was acknowledged: whoever leads next sends these"
                 );
             }
         }
         let producer = self.producer;
-        let _ = tokio::task::spawn_blocking(move || producer.end()).await;
+        let _ = tokio::task::spawn_blocking(move || drop(producer)).await;
         end
     }
 
@@ -51,9 +54,10 @@ impl Leader<'_> {
         self.reader.running = None;
         loop {
             self.take_reports_of_the_last()?;
+            self.begin_commit();
             self.begin_checkpoint(Duration::ZERO, false);
             let database_is_lost = self.recorder.conn.is_none() && self.recorder.running.is_none();
-            if self.window.is_empty()
+            if !self.is_anything_on_its_way()
                 && self.recorder.running.is_none()
                 && (database_is_lost || !self.position.has_changes())
             {
@@ -70,6 +74,7 @@ impl Leader<'_> {
                     Err(end) => return Err(end),
                 },
                 () = reports.arrived() => {}
+                done = committed(&mut self.transaction) => self.commit_answered(done)?,
                 () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
             }
         }

@@ -32,8 +32,8 @@ impl Leader<'_> {
         metrics.oldest_pending_age_seconds.set(age);
         metrics.unacknowledged_rows.set(self.unrecorded as i64);
         metrics.holes.set(self.position.hole_count() as i64);
-        let stuck = !self.window.is_empty() && now - self.last_ack > SHOW_OUTAGE_AFTER;
-        if self.window.is_empty() {
+        let stuck = self.is_anything_on_its_way() && now - self.last_ack > SHOW_OUTAGE_AFTER;
+        if !self.is_anything_on_its_way() {
             self.last_ack = now;
         }
         let open = stuck || self.memory.failing || self.memory.breaker.is_open();

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use super::Leader;
+use super::{Leader, transaction::Transaction};
 use crate::{
     outbox::{
         checkpoints::DeadLetter,
@@ -74,6 +74,9 @@ impl Leader<'_> {
             };
             match self.producer.hand_over(message, slot) {
                 Ok(()) => {
+                    if let Some(transaction) = &mut self.transaction {
+                        transaction.enter(now, self.producer.reports().complaints().count());
+                    }
                     self.unrecorded += 1;
                     self.ready.pop();
                 }
@@ -97,10 +100,11 @@ impl Leader<'_> {
             || self.barrier
             || self.unrecorded >= self.relay.options.window
             || self.window.is_taken_by_one()
-            || alone && !self.window.is_empty()
+            || self.transaction.as_ref().is_some_and(Transaction::is_closed)
+            || alone && self.is_anything_on_its_way()
             || match self.memory.breaker.permit(now) {
                 Permit::Any => false,
-                Permit::One => !self.window.is_empty(),
+                Permit::One => self.is_anything_on_its_way(),
                 Permit::NotBefore(_) => true,
             }
     }

@@ -2,7 +2,8 @@
 //!
 //! One task owns everything; a read and a checkpoint run beside it, at most one of each, and give their
 //! connection back with their answer. [`Leader::turn`] is the loop; [`reading`], [`handing_over`],
-//! [`reports`] and [`recording`] are its four movements, [`ending`] is how it stops.
+//! [`reports`] and [`recording`] are its four movements, [`ending`] is how it stops. In exactly-once mode
+//! [`transaction`] stands between reports and recording.
 
 mod ending;
 mod gauges;
@@ -10,6 +11,7 @@ mod handing_over;
 mod reading;
 mod recording;
 mod reports;
+mod transaction;
 
 use std::{
     sync::Arc,
@@ -19,7 +21,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{handing_over::Ready, reading::Reader, recording::Recorder};
+use self::{handing_over::Ready, reading::Reader, recording::Recorder, transaction::Transaction};
 use super::{
     End, Memory, Relay,
     breaker::Permit,
@@ -28,11 +30,12 @@ use super::{
     window::Window,
 };
 use crate::{
+    config::Delivery,
     outbox::{
         checkpoints::{DeadLetter, Lease, Receipt},
         position::Position,
     },
-    publish::kafka::Producer,
+    publish::kafka::{NotCommitted, Producer},
 };
 
 /// Between two checkpoints under load. They may lag behind Kafka's acknowledgements: the tail read covers it.
@@ -48,8 +51,10 @@ struct Leader<'a> {
     next_offsets: Vec<i64>,
     /// After a failed delivery a partition may hold a record that is not settled: the tail begins before it.
     offsets_frozen: bool,
-    producer: Producer,
+    producer: Arc<Producer>,
     window: Window,
+    /// In exactly-once mode, the one that is open.
+    transaction: Option<Transaction>,
     ready: Ready,
     /// Acknowledged since the last checkpoint.
     receipts: Vec<Receipt>,
@@ -98,6 +103,10 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
         offsets_frozen: false,
         producer: started.producer,
         window: Window::new(relay.options.window),
+        transaction: match relay.options.delivery {
+            Delivery::AtLeastOnce => None,
+            Delivery::ExactlyOnce => Some(Transaction::new(relay.options.window)),
+        },
         ready: Ready::default(),
         receipts: Vec::new(),
         dead: Vec::new(),
@@ -127,6 +136,7 @@ impl Leader<'_> {
         // The next rows are read while these are handed over.
         self.begin_read();
         self.hand_over_ready()?;
+        self.begin_commit();
         self.show();
         let reports = Arc::clone(self.producer.reports());
         let timer = tokio::time::sleep_until(self.next_timer().into());
@@ -135,6 +145,7 @@ impl Leader<'_> {
             () = cancel.cancelled() => return Err(End::Stopped),
             written = wait(&mut self.recorder.running) => self.checkpoint_written(written)?,
             () = reports.arrived() => self.take_reports()?,
+            done = committed(&mut self.transaction) => self.commit_answered(done)?,
             answer = wait(&mut self.reader.running) => self.read_answered(answer)?,
             () = self.relay.wake.woken() => self.reader.more = true,
             () = timer => {}
@@ -157,6 +168,14 @@ impl Leader<'_> {
             at = at.min(probe);
         }
         at
+    }
+}
+
+/// Until the commit on its way is answered; for ever when there is none.
+async fn committed(transaction: &mut Option<Transaction>) -> Result<(), NotCommitted> {
+    match transaction {
+        None => std::future::pending().await,
+        Some(transaction) => transaction.committed().await,
     }
 }
 

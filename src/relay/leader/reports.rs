@@ -26,8 +26,12 @@ impl Leader<'_> {
             let Some(sent) = self.window.leave(slot) else { continue };
             match outcome {
                 Ok(placed) => {
-                    taken += 1;
-                    self.acknowledged(&sent, placed, now, wall);
+                    if let Some(transaction) = &mut self.transaction {
+                        transaction.deliver(sent, placed);
+                    } else {
+                        taken += 1;
+                        self.acknowledged(&sent, placed, now, wall);
+                    }
                 }
                 Err(Refused { class, error }) => match class {
                     // Refused alone, for its own fault. In a batch it says nothing of the single record.
@@ -40,6 +44,10 @@ impl Leader<'_> {
                             error,
                         };
                         self.bury(condemned, now);
+                        if self.transaction.is_some() {
+                            failure
+                                .get_or_insert_with(|| "a record was refused, and its transaction with it".to_owned());
+                        }
                     }
                     class => {
                         self.failed(class);
@@ -49,10 +57,7 @@ impl Leader<'_> {
             }
         }
         if taken > 0 {
-            self.last_ack = now;
-            self.memory.failing = false;
-            self.memory.breaker.taken(taken);
-            self.relay.metrics.published_total.inc_by(taken as u64);
+            self.taken(taken, now);
         }
         match failure {
             Some(reason) => Err(End::Restart(format!("a delivery failed: {reason}"))),
@@ -63,7 +68,22 @@ impl Leader<'_> {
         }
     }
 
-    fn acknowledged(&mut self, sent: &Sent, Placed { partition, offset }: Placed, now: Instant, wall: DateTime<Utc>) {
+    /// So many records are where they belong.
+    pub(super) fn taken(&mut self, count: usize, now: Instant) {
+        self.last_ack = now;
+        self.memory.failing = false;
+        self.memory.breaker.taken(count);
+        self.relay.metrics.published_total.inc_by(count as u64);
+    }
+
+    /// Settles a record, with its receipt.
+    pub(super) fn acknowledged(
+        &mut self,
+        sent: &Sent,
+        Placed { partition, offset }: Placed,
+        now: Instant,
+        wall: DateTime<Utc>,
+    ) {
         self.position.settle(sent.id);
         self.receipts.push(Receipt {
             id: sent.id,

@@ -1,0 +1,177 @@
+//! Exactly once: what a consumer sees that reads committed records only.
+
+use std::time::Duration;
+
+use rdkafka::{
+    ClientConfig,
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use uuid::Uuid;
+
+use crate::support::{
+    PATIENCE, Stage, drafts, eventually,
+    load::{Load, check_delivery, jobs_in_database},
+    token_for,
+};
+
+async fn drained(stage: &Stage) {
+    eventually("the outbox is drained", Duration::from_mins(2), async || {
+        let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("the overview");
+        if pending == 0 { Ok(()) } else { Err(pending) }
+    })
+    .await;
+}
+
+/// Puts a row into a transaction of the installation's producer and leaves it open, as a leader does that is killed.
+async fn leave_open(stage: &Stage, (id, event, key): (i64, Uuid, Uuid)) {
+    let installation: Uuid = sqlx::query_scalar("select installation_id from installation")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("the installation");
+    let (brokers, topic) = (stage.servers().kafka.bootstrap(), stage.topic.clone());
+    tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("transactional.id", format!("{topic}.{installation}"))
+            // Longer than anybody here waits for the broker to end it.
+            .set("transaction.timeout.ms", "600000")
+            .create()
+            .expect("a producer");
+        producer.init_transactions(PATIENCE).expect("transactions");
+        producer.begin_transaction().expect("a transaction");
+        let (id, event, key) = (id.to_string(), event.to_string(), key.to_string());
+        let header = |key, value| Header {
+            key,
+            value: Some(value),
+        };
+        let headers = OwnedHeaders::new()
+            .insert(header("outbox-id", &id))
+            .insert(header("ce_id", &event));
+        let record = BaseRecord::to(&topic).key(&key).payload("{}").headers(headers);
+        producer.send(record).map_err(|(e, _)| e).expect("a record");
+        producer.flush(PATIENCE).expect("it is in the log");
+        // Nothing is said to the broker.
+        drop(producer);
+    })
+    .await
+    .expect("a task");
+}
+
+async fn end_what_was_left_open(first: &str, next: &str) {
+    let stage = Stage::new().await.set("relay.lease", "1s");
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let before = stage.app_with(&[], &[("relay.delivery", first)]).await;
+    before.accept(draft, &token).await;
+    stage.records(1).await;
+    drained(&stage).await;
+    before.kill();
+
+    let api = stage.app_with(&["--role", "api"], &[]).await;
+    api.accept(draft, &token).await;
+    let row = sqlx::query_as("select id, event_id, key from outbox_messages order by id desc limit 1")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a row");
+    leave_open(&stage, row).await;
+    let _after = stage.app_with(&[], &[("relay.delivery", next)]).await;
+    // Would wait behind the open transaction, or find two.
+    let records = stage.records(2).await;
+    assert_eq!(records.len(), 2, "{records:?}");
+    drained(&stage).await;
+    assert_eq!(stage.records_now().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_left_open_is_ended_by_the_next_leader() {
+    end_what_was_left_open("exactly-once", "exactly-once").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_left_open_is_ended_by_a_leader_that_uses_none_itself() {
+    end_what_was_left_open("exactly-once", "at-least-once").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switching_the_mode_again_and_again_under_load_loses_and_repeats_nothing() {
+    let stage = Stage::new().await;
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let drafts = drafts::insert_many(&stage.pool, user, 200).await;
+    let api = stage.app_with(&["--role", "api"], &[]).await;
+    let load = Load::start(&api.base_url, &token, &drafts, 16);
+    for n in 0..6 {
+        let mode = ["exactly-once", "at-least-once"][n % 2];
+        let leader = stage.app_with(&[], &[("relay.delivery", mode)]).await;
+        eventually(&format!("{mode} publishes"), PATIENCE, async || {
+            let receipts: i64 = sqlx::query_scalar(
+                "select count(*) from outbox_checkpoints where delivery = $1 and leader like $2 and cardinality(receipt_ids) > 0",
+            )
+            .bind(mode)
+            .bind(format!("{}/%", leader.name))
+            .fetch_one(&stage.pool)
+            .await
+            .expect("checkpoints");
+            if receipts >= 3 { Ok(()) } else { Err(receipts) }
+        })
+        .await;
+        assert!(leader.term_and_wait().await.success());
+    }
+    let history = load.stop().await;
+    let _last = stage.app_with(&[], &[("relay.delivery", "exactly-once")]).await;
+    drained(&stage).await;
+    let delivered = check_delivery(
+        &history,
+        &stage.records_now().await,
+        &jobs_in_database(&stage.pool).await,
+    );
+    assert_eq!(delivered.repeats, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_killed_and_frozen_under_load_makes_no_consumer_see_a_repeat() {
+    let stage = Stage::with_servers_of_its_own()
+        .await
+        .set("relay.delivery", "exactly-once");
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let drafts = drafts::insert_many(&stage.pool, user, 200).await;
+    let app = stage.app().await;
+    app.accept(drafts[0], &token).await;
+    stage.records(1).await;
+    let load = Load::start(&app.base_url, &token, &drafts, 16);
+    let kafka = &stage.servers().kafka;
+    for n in 0..6 {
+        let before = stage.records_now().await.len();
+        if n % 2 == 0 {
+            kafka.kill();
+            kafka.restart().await.expect("Kafka starts again");
+        } else {
+            // Longer than a commit's answer is believed: requests wait in the kernel, and are answered in the end.
+            kafka.freeze();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            kafka.thaw();
+        }
+        stage.records_within(before + 500, Duration::from_mins(1)).await;
+    }
+    let history = load.stop().await;
+    drained(&stage).await;
+    let records = stage.records_now().await;
+    let delivered = check_delivery(&history, &records, &jobs_in_database(&stage.pool).await);
+    println!(
+        "{} records; {} times a commit was looked up in the topic",
+        records.len(),
+        app.log().matches("the relay begins again").count()
+    );
+    assert_eq!(delivered.repeats, 0);
+    let dead: i64 = sqlx::query_scalar("select dead from outbox_overview")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("the overview");
+    assert_eq!(dead, 0);
+}
