@@ -31,6 +31,15 @@ pub struct Security {
     pub password: String,
 }
 
+/// Listeners beside the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    /// One that speaks TLS, and one that speaks TLS and asks for a login.
+    pub security: Option<Security>,
+    /// One on the first port, for clients that come through a proxy on the second: the broker tells them to.
+    pub proxied: Option<(u16, u16)>,
+}
+
 /// One broker, which is a controller too, on 127.0.0.1. Its data survives stop and kill.
 #[derive(Debug)]
 pub struct KafkaBroker {
@@ -54,23 +63,22 @@ struct Node {
 impl KafkaBroker {
     /// Starts one broker in `home` and waits until it answers.
     pub async fn start(home: &Home, libs: &KafkaLibs) -> Result<Self> {
-        let mut brokers = Self::start_cluster(home, libs, 1).await?;
-        brokers.pop().context("a cluster of one has a broker")
+        Self::start_with(home, libs, &Beside::default()).await
     }
 
-    /// [`Self::start`] with two more listeners: one speaks TLS, one asks for a login besides.
-    pub async fn start_secured(home: &Home, libs: &KafkaLibs, security: &Security) -> Result<Self> {
-        let mut brokers = Self::start_all(home, libs, 1, Some(security)).await?;
+    /// [`Self::start`] with more listeners.
+    pub async fn start_with(home: &Home, libs: &KafkaLibs, beside: &Beside) -> Result<Self> {
+        let mut brokers = Self::start_all(home, libs, 1, beside).await?;
         brokers.pop().context("a cluster of one has a broker")
     }
 
     /// Starts a cluster of `size` brokers, internal topics replicated to up to three, and waits until each
     /// sees all of them.
     pub async fn start_cluster(home: &Home, libs: &KafkaLibs, size: usize) -> Result<Vec<Self>> {
-        Self::start_all(home, libs, size, None).await
+        Self::start_all(home, libs, size, &Beside::default()).await
     }
 
-    async fn start_all(home: &Home, libs: &KafkaLibs, size: usize, security: Option<&Security>) -> Result<Vec<Self>> {
+    async fn start_all(home: &Home, libs: &KafkaLibs, size: usize, beside: &Beside) -> Result<Vec<Self>> {
         let nodes = (1..=size)
             .map(|id| {
                 let port = home.port(&format!("kafka-{id}"))?;
@@ -85,7 +93,7 @@ impl KafkaBroker {
         let cluster_id = cluster_id(&home.file("kafka.cluster-id"))?;
         let prepared = nodes
             .iter()
-            .map(|node| Self::prepare(home, libs, *node, &nodes, &cluster_id, security));
+            .map(|node| Self::prepare(home, libs, *node, &nodes, &cluster_id, beside));
         let brokers = futures_util::future::try_join_all(prepared).await?;
         for broker in &brokers {
             broker.server.start()?;
@@ -102,19 +110,16 @@ impl KafkaBroker {
         node: Node,
         nodes: &[Node],
         cluster_id: &str,
-        security: Option<&Security>,
+        beside: &Beside,
     ) -> Result<Self> {
         let name = format!("kafka-{}", node.id);
         let dir = home.dir(&name)?;
         let (properties, logging, data) = (dir.join("server.properties"), dir.join("log4j2.yaml"), dir.join("data"));
-        let secured = match security {
+        let secured = match beside.security {
             Some(_) => Some((home.port(&format!("{name}-tls"))?, home.port(&format!("{name}-login"))?)),
             None => None,
         };
-        let mut settings = server_properties(node, nodes, &data, secured);
-        if let Some(security) = security {
-            settings += &security_properties(security);
-        }
+        let settings = server_properties(node, nodes, &data) + &listeners(node, beside, secured);
         fs::write(&properties, settings)?;
         fs::write(&logging, LOG4J2)?;
         if !data.join("meta.properties").exists() {
@@ -176,7 +181,7 @@ impl KafkaBroker {
     /// `host:port` of the listener that speaks TLS.
     ///
     /// # Panics
-    /// If it was not started by [`Self::start_secured`].
+    /// If it was started without [`Beside::security`].
     pub fn tls_bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.secured.expect("a secured broker").0)
     }
@@ -184,7 +189,7 @@ impl KafkaBroker {
     /// `host:port` of the listener that speaks TLS and asks for a login.
     ///
     /// # Panics
-    /// If it was not started by [`Self::start_secured`].
+    /// If it was started without [`Beside::security`].
     pub fn login_bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.secured.expect("a secured broker").1)
     }
@@ -243,6 +248,30 @@ fn java(libs: &KafkaLibs, options: &[&str], logging: &Path) -> Command {
     command
 }
 
+fn listeners(node: Node, beside: &Beside, secured: Option<(u16, u16)>) -> String {
+    let at = |name: &str, port: u16| format!("{name}://127.0.0.1:{port}");
+    let mut listening = vec![at("PLAINTEXT", node.port)];
+    let mut advertised = listening.clone();
+    if let Some((tls, login)) = secured {
+        listening.extend([at("SSL", tls), at("SASL_SSL", login)]);
+        advertised.clone_from(&listening);
+    }
+    if let Some((port, proxy)) = beside.proxied {
+        listening.push(at("PROXIED", port));
+        advertised.push(at("PROXIED", proxy));
+    }
+    listening.push(at("CONTROLLER", node.controller_port));
+    format!(
+        "listeners={}
+advertised.listeners={}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+{}",
+        listening.join(","),
+        advertised.join(","),
+        beside.security.as_ref().map(security_properties).unwrap_or_default()
+    )
+}
+
 fn security_properties(security: &Security) -> String {
     let Security {
         certificate,
@@ -253,8 +282,7 @@ fn security_properties(security: &Security) -> String {
     // One line each: a line's end is written as an escape.
     let line = |pem: &str| pem.trim().replace("\r\n", "\n").replace('\n', "\\n");
     format!(
-        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
-ssl.keystore.type=PEM
+        "ssl.keystore.type=PEM
 ssl.keystore.certificate.chain={}
 ssl.keystore.key={}
 sasl.enabled.mechanisms=PLAIN
@@ -266,7 +294,7 @@ org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}=\"{
     )
 }
 
-fn server_properties(node: Node, nodes: &[Node], data: &Path, secured: Option<(u16, u16)>) -> String {
+fn server_properties(node: Node, nodes: &[Node], data: &Path) -> String {
     let voters: Vec<_> = nodes
         .iter()
         .map(|n| format!("{}@127.0.0.1:{}", n.id, n.controller_port))
@@ -274,21 +302,12 @@ fn server_properties(node: Node, nodes: &[Node], data: &Path, secured: Option<(u
     let voters = voters.join(",");
     let replicas = nodes.len().min(3);
     let in_sync = if replicas == 3 { 2 } else { 1 };
-    let Node {
-        id,
-        port,
-        controller_port,
-    } = node;
+    let id = node.id;
     let data = data.display();
-    let more = secured.map_or_else(String::new, |(tls, login)| {
-        format!(",SSL://127.0.0.1:{tls},SASL_SSL://127.0.0.1:{login}")
-    });
     format!(
         "process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{more}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}{more}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}

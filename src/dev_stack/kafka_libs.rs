@@ -32,7 +32,7 @@ impl KafkaLibs {
             }
             return Ok(Self { java, jars });
         }
-        let jars = cache.join(format!("kafka-{VERSION}"));
+        let jars = cache.join(jars());
         if !jars.is_dir() {
             fetch(cache, &jars).await?;
         }
@@ -49,8 +49,21 @@ impl KafkaLibs {
 
     /// They are in `cache` already, or in `KAFKA_HOME`: nothing has to be fetched.
     pub fn are_here(cache: &Path) -> bool {
-        std::env::var_os("KAFKA_HOME").is_some() || cache.join(format!("kafka-{VERSION}")).is_dir()
+        std::env::var_os("KAFKA_HOME").is_some() || cache.join(jars()).is_dir()
     }
+
+    /// A program of Kafka's, such as `org.apache.kafka.tools.consumer.ConsoleConsumer`, for its arguments to be added.
+    pub fn tool(&self, class: &str) -> Command {
+        let mut command = Command::new(&self.java);
+        command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]);
+        command.arg(self.jars.join("*")).arg(class);
+        command
+    }
+}
+
+/// The directory in the cache; another one whenever the list of jars changes.
+fn jars() -> String {
+    format!("kafka-{VERSION}-and-tools")
 }
 
 /// Fills `jars`, whole or not at all.
@@ -88,6 +101,10 @@ const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
   <groupId>dev-stack</groupId><artifactId>kafka-libs</artifactId><version>1</version><packaging>pom</packaging>
   <dependencies>
     <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>VERSION</version></dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>VERSION</version>
+      <exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>
+    </dependency>
   </dependencies>
 </project>
 "#;

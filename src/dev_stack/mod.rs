@@ -15,7 +15,7 @@ mod process;
 mod redis;
 
 pub use home::{Home, free_port};
-pub use kafka::{KafkaBroker, Security, create_topic};
+pub use kafka::{Beside, KafkaBroker, Security, create_topic};
 pub use kafka_libs::KafkaLibs;
 pub use kafka_mock::MockBroker;
 pub use postgres::Postgres;

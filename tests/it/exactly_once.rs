@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use image_job_dispatcher::dev_stack::{Beside, free_port};
 use rdkafka::{
     ClientConfig,
     message::{Header, OwnedHeaders},
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use crate::support::{
     PATIENCE, Stage, drafts, eventually,
     load::{Load, check_delivery, jobs_in_database},
+    proxy::{Cut, Proxy},
     token_for,
 };
 
@@ -174,4 +176,58 @@ async fn a_broker_killed_and_frozen_under_load_makes_no_consumer_see_a_repeat() 
         .await
         .expect("the overview");
     assert_eq!(dead, 0);
+}
+
+/// The head of a request EndTxn, version 1: <https://kafka.apache.org/protocol#The_Messages_EndTxn>.
+const END_TXN: &[u8] = &[0, 26, 0, 1];
+
+async fn cut_commits(cut: Cut) {
+    const CUTS: usize = 5;
+    let port = free_port().expect("a free port");
+    let proxy = Proxy::start(port, END_TXN, cut).await;
+    let beside = Beside {
+        proxied: Some((port, proxy.port)),
+        ..Beside::default()
+    };
+    let stage = Stage::with_listeners(&beside)
+        .await
+        .set("relay.delivery", "exactly-once")
+        .set("kafka.brokers", &format!("127.0.0.1:{}", proxy.port));
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let drafts = drafts::insert_many(&stage.pool, user, 200).await;
+    let app = stage.app().await;
+    app.accept(drafts[0], &token).await;
+    stage.records(1).await;
+    let load = Load::start(&app.base_url, &token, &drafts, 8);
+    for _ in 0..CUTS {
+        let before = stage.records_now().await.len();
+        proxy.cut_next(1);
+        eventually("a commit was cut", PATIENCE, async || match proxy.cuts_left() {
+            0 => Ok(()),
+            left => Err(left),
+        })
+        .await;
+        stage.records_within(before + 200, Duration::from_mins(1)).await;
+    }
+    let history = load.stop().await;
+    drained(&stage).await;
+    let delivered = check_delivery(
+        &history,
+        &stage.records_now().await,
+        &jobs_in_database(&stage.pool).await,
+    );
+    assert_eq!(delivered.repeats, 0);
+    let looked_up = app.log().matches("the relay begins again").count();
+    assert!(looked_up >= CUTS, "{looked_up} commits were doubted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_looked_up_and_nothing_is_repeated() {
+    cut_commits(Cut::AfterTheAnswer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_connection_is_cut_at_once_is_looked_up_and_nothing_is_repeated() {
+    cut_commits(Cut::BeforeTheAnswer).await;
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use image_job_dispatcher::dev_stack::Security;
+use image_job_dispatcher::dev_stack::{Beside, Security};
 use uuid::Uuid;
 
 use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, token_for};
@@ -21,7 +21,11 @@ async fn secured() -> (Stage, tempfile::NamedTempFile) {
     };
     let mut trusted = tempfile::NamedTempFile::new().expect("a file");
     trusted.write_all(security.certificate.as_bytes()).expect("written");
-    (Stage::with_secured_broker(&security).await, trusted)
+    let beside = Beside {
+        security: Some(security),
+        ..Beside::default()
+    };
+    (Stage::with_listeners(&beside).await, trusted)
 }
 
 async fn accept(stage: &Stage, app: &App, jobs: usize) -> Vec<String> {

@@ -12,7 +12,11 @@ use crate::support::{
 
 /// `relay.window`'s default: what one kill can repeat.
 const WINDOW: usize = 16_384;
-const TIMES: usize = 20;
+
+/// Of kills and of stops; `TIMES=1000` in the environment for a night.
+fn times() -> usize {
+    std::env::var("TIMES").map_or(20, |times| times.parse().expect("a number"))
+}
 
 /// The number behind `field` in the newest "leading" line of the log.
 fn in_leading_line(app: &App, field: &str) -> Option<u64> {
@@ -72,7 +76,7 @@ async fn kill_again_and_again(stage: &Stage) -> (usize, usize) {
     let began = std::time::Instant::now();
     let mut up = Duration::ZERO;
     let mut with_unrecorded = 0;
-    for n in 0..TIMES {
+    for n in 0..times() {
         let since = std::time::Instant::now();
         traffic_flows(stage).await;
         tokio::time::sleep(Duration::from_millis(rand::random_range(50..800))).await;
@@ -107,9 +111,9 @@ async fn kill_again_and_again(stage: &Stage) -> (usize, usize) {
 async fn twenty_kills_under_load_lose_nothing_and_repeat_no_more_than_the_window_each() {
     let stage = Stage::with_servers_of_its_own().await.set("relay.lease", "1s");
     let (repeats, with_unrecorded) = kill_again_and_again(&stage).await;
-    assert!(repeats <= TIMES * WINDOW);
+    assert!(repeats <= times() * WINDOW);
     assert!(
-        with_unrecorded >= 15,
+        with_unrecorded * 4 >= times() * 3,
         "only {with_unrecorded} of the kills hit records on their way"
     );
 }
@@ -122,6 +126,14 @@ async fn twenty_kills_under_load_lose_and_repeat_nothing_in_exactly_once_mode() 
         .set("relay.delivery", "exactly-once");
     let (repeats, _) = kill_again_and_again(&stage).await;
     assert_eq!(repeats, 0);
+    // And another client says so too.
+    let mut seen = stage.outbox_ids_seen_by_java().await;
+    seen.sort_unstable();
+    let rows: Vec<i64> = sqlx::query_scalar("select id from outbox_messages order by id")
+        .fetch_all(&stage.pool)
+        .await
+        .expect("ids");
+    assert!(seen == rows, "{} records, {} rows", seen.len(), rows.len());
 }
 
 /// Stops the service twenty times under load, each time gracefully: nothing is lost, and nothing repeated.
@@ -132,7 +144,7 @@ async fn stop_again_and_again(stage: &Stage) {
     let mut app = stage.app().await;
     leads(&app).await;
     let load = Load::start(&app.base_url, &token, &drafts, 64);
-    for _ in 0..TIMES {
+    for _ in 0..times() {
         tokio::time::sleep(Duration::from_millis(rand::random_range(50..500))).await;
         let status = app.term_and_wait().await;
         assert!(status.success(), "{status}");

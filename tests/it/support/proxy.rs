@@ -28,7 +28,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Cuts nothing before [`Proxy::cut_next`].
-    pub async fn start(server: u16, needle: &'static str, cut: Cut) -> Self {
+    pub async fn start(server: u16, needle: &'static [u8], cut: Cut) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let port = listener.local_addr().expect("its address").port();
         let cuts = Arc::new(AtomicU32::new(0));
@@ -53,7 +53,7 @@ impl Proxy {
     }
 }
 
-async fn carry(mut client: TcpStream, mut server: TcpStream, needle: &str, cut: Cut, cuts: Arc<AtomicU32>) {
+async fn carry(mut client: TcpStream, mut server: TcpStream, needle: &[u8], cut: Cut, cuts: Arc<AtomicU32>) {
     let (mut asked, mut answered) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     loop {
         tokio::select! {
@@ -62,7 +62,7 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, needle: &str, cut: 
                 if server.write_all(&asked[..n]).await.is_err() {
                     return;
                 }
-                let hit = asked[..n].windows(needle.len()).any(|window| window == needle.as_bytes());
+                let hit = asked[..n].windows(needle.len()).any(|window| window == needle);
                 if hit && cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
                     match cut {
                         Cut::AfterTheAnswer => _ = server.read(&mut answered).await,

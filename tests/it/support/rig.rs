@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use image_job_dispatcher::dev_stack::{Home, KafkaBroker, KafkaLibs, Postgres, RedisServer, Security};
+use image_job_dispatcher::dev_stack::{Beside, Home, KafkaBroker, KafkaLibs, Postgres, RedisServer};
 use tokio::sync::OnceCell;
 
 /// The three servers.
@@ -19,23 +19,16 @@ const POSTGRES: &[(&str, &str)] = &[("max_prepared_transactions", "10")];
 impl Servers {
     /// Starts new ones, at the same time. They go when this value does.
     pub async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_with(&Beside::default()).await
     }
 
-    /// Starts new ones; the broker has listeners with TLS and with a login besides.
-    pub async fn start_secured(security: &Security) -> Self {
-        Self::start_with(Some(security)).await
-    }
-
-    async fn start_with(security: Option<&Security>) -> Self {
+    /// Starts new ones; the broker has more listeners.
+    pub async fn start_with(beside: &Beside) -> Self {
         let home = Home::temporary().expect("a home for the servers");
         let (postgres, redis, kafka) =
             tokio::join!(Postgres::start(&home, POSTGRES), RedisServer::start(&home), async {
                 let libs = kafka_libs().await;
-                match security {
-                    Some(security) => KafkaBroker::start_secured(&home, &libs, security).await,
-                    None => KafkaBroker::start(&home, &libs).await,
-                }
+                KafkaBroker::start_with(&home, &libs, beside).await
             });
         Self {
             postgres: postgres.expect("PostgreSQL starts"),

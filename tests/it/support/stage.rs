@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use image_job_dispatcher::dev_stack::{Security, create_topic};
+use image_job_dispatcher::dev_stack::{Beside, create_topic};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use super::{
     app::dispatcher,
     eventually,
     records::read_topic,
-    rig::{Servers, shared},
+    rig::{Servers, kafka_libs, shared},
 };
 
 /// Partitions of each test's topics.
@@ -73,9 +73,9 @@ impl Stage {
         Self::on(Which::Own(Box::new(Servers::start().await)), &[]).await
     }
 
-    /// On servers of its own whose broker has listeners with TLS and with a login besides.
-    pub async fn with_secured_broker(security: &Security) -> Self {
-        Self::on(Which::Own(Box::new(Servers::start_secured(security).await)), &[]).await
+    /// On servers of its own whose broker has more listeners.
+    pub async fn with_listeners(beside: &Beside) -> Self {
+        Self::on(Which::Own(Box::new(Servers::start_with(beside).await)), &[]).await
     }
 
     async fn on(servers: Which, topic_settings: &[(&str, &str)]) -> Self {
@@ -210,6 +210,32 @@ impl Stage {
     /// All records that are in the topic at this moment.
     pub async fn records_now(&self) -> Vec<Record> {
         read_topic(&self.servers.kafka.bootstrap(), &self.topic).await
+    }
+
+    /// The header `outbox-id` of every committed record, as Kafka's own consumer in Java sees them.
+    pub async fn outbox_ids_seen_by_java(&self) -> Vec<i64> {
+        let mut consumer = kafka_libs()
+            .await
+            .tool("org.apache.kafka.tools.consumer.ConsoleConsumer");
+        consumer
+            .args(["--bootstrap-server", &self.servers.kafka.bootstrap()])
+            .args(["--topic", &self.topic, "--from-beginning", "--timeout-ms", "10000"])
+            .args(["--command-property", "isolation.level=read_committed"])
+            .args(["--formatter-property", "print.headers=true"])
+            .args(["--formatter-property", "print.value=false"]);
+        let output = tokio::task::spawn_blocking(move || consumer.output())
+            .await
+            .expect("a task")
+            .expect("Java runs");
+        let printed = String::from_utf8(output.stdout).expect("UTF-8");
+        printed
+            .lines()
+            .map(|line| {
+                let id = line.split(',').find_map(|header| header.strip_prefix("outbox-id:"));
+                id.and_then(|id| id.parse().ok())
+                    .unwrap_or_else(|| panic!("no outbox-id in {line:?}; {}", String::from_utf8_lossy(&output.stderr)))
+            })
+            .collect()
     }
 
     /// A connection of its own to the database.
