@@ -39,6 +39,8 @@ async fn leave_open(stage: &Stage, (id, event, key): (i64, Uuid, Uuid)) {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("transactional.id", format!("{topic}.{installation}"))
+            // In the partition of the key, before what the next leader sends.
+            .set("partitioner", "murmur2_random")
             // Longer than anybody here waits for the broker to end it.
             .set("transaction.timeout.ms", "600000")
             .create()
