@@ -1,0 +1,267 @@
+//! G3, G4, G8, G9 and G10: how fast a committed backlog gets into Kafka, and what each message costs.
+//!
+//! A drain begins when the relay's process, or task, is started on a full table and an empty topic, and ends when
+//! every record is in the topic and recorded as published. CPU and WAL are those of the whole of it, start
+//! included. The rate is the steady one: from the tenth of the backlog to its end, by the times at which the
+//! broker appended the records. Every drain has a database and a topic of its own.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use image_job_dispatcher::outbox::record::OutboxMessage;
+use sqlx::{Acquire, Executor, PgConnection, Row, postgres::PgRow};
+use tokio::task::JoinSet;
+
+use crate::{
+    backlog::{Topic, fill_outbox, fill_textbook, message},
+    producer::{Batch, Prepared, Producer},
+    report::Sample,
+    settings::Settings,
+    stack::{Database, Service, Stack},
+    usage::{Cpu, peak_resident},
+};
+
+/// Messages that the textbook relay claims, sends, waits for and marks together. Tried from 100 to 10,000.
+const TEXTBOOK_BATCH: i64 = 1000;
+/// A drain takes longer only when something is wrong.
+const PATIENCE: Duration = Duration::from_mins(15);
+
+/// One sample a round of each side.
+#[derive(Debug, Default)]
+pub struct Drained {
+    pub ours: Vec<Sample>,
+    pub ceiling: Vec<Sample>,
+    pub textbook_1: Vec<Sample>,
+    pub textbook_4: Vec<Sample>,
+}
+
+/// Which sides are drained besides ours.
+#[derive(Debug, Clone, Copy)]
+pub struct Against {
+    pub ceiling: bool,
+    pub textbook_1: bool,
+    pub textbook_4: bool,
+}
+
+/// Runs all rounds.
+pub async fn measure(stack: &Stack, settings: &Settings, against: Against) -> Result<Drained> {
+    let count = settings.backlog;
+    // The broker's just-in-time compiler has to have seen the load, or the first round would be the slowest.
+    rdkafka_alone(stack, count).await?;
+    let mut drained = Drained::default();
+    for round in 1..=settings.rounds {
+        let say = |side: &str, sample: &Sample| println!("drain, round {round}: {side} {:.0}/s", sample.rate);
+        let ours = ours(stack, count).await?;
+        say("ours", &ours);
+        drained.ours.push(ours);
+        if against.ceiling {
+            let ceiling = rdkafka_alone(stack, count).await?;
+            say("rdkafka alone", &ceiling);
+            drained.ceiling.push(ceiling);
+        }
+        if against.textbook_1 {
+            let textbook = textbook(stack, count, 1).await?;
+            say("textbook, one worker", &textbook);
+            drained.textbook_1.push(textbook);
+        }
+        if against.textbook_4 {
+            let textbook = textbook(stack, count, 4).await?;
+            say("textbook, four workers", &textbook);
+            drained.textbook_4.push(textbook);
+        }
+    }
+    Ok(drained)
+}
+
+/// Our relay alone, `serve --role relay`, with its default settings.
+pub async fn ours(stack: &Stack, count: i64) -> Result<Sample> {
+    let (database, topic) = (stack.database().await?, stack.topic().await?);
+    let mut connection = database.connect().await?;
+    fill_outbox(&mut connection, count).await?;
+    let (sample, service) = relay(stack, &database, &topic, &mut connection, (0, count)).await?;
+    service.stop().await?;
+    drop(connection);
+    stack.drop_database(&database.name).await?;
+    stack.delete_topic(&topic).await?;
+    Ok(sample)
+}
+
+/// Starts the relay, and waits until it has sent and recorded `count` messages beyond the first `before`.
+async fn relay(
+    stack: &Stack,
+    database: &Database,
+    topic: &str,
+    connection: &mut PgConnection,
+    (before, count): (i64, i64),
+) -> Result<(Sample, Service)> {
+    let look = Topic::new(stack, topic)?;
+    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
+    let mut service = stack.service(database, topic, "relay")?;
+    wait_for(&look, before + count, || service.check()).await?;
+    // Recorded too: what is not in a checkpoint would be sent again.
+    let deadline = Instant::now() + PATIENCE;
+    while sqlx::query_scalar::<_, i64>("select pending from outbox_overview")
+        .fetch_one(&mut *connection)
+        .await?
+        > 0
+    {
+        if Instant::now() > deadline {
+            bail!("the relay does not record what it has sent");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+    let resident = peak_resident(service.pid())? / f64::from(1 << 20);
+    let mut sample = sample(&look, (before, count), cpu, wal)?;
+    sample.others.insert("peak_rss_MiB".to_owned(), resident);
+    Ok((sample, service))
+}
+
+/// The ceiling: librdkafka by way of rdkafka, in this process, with the service's allocator and settings, and
+/// nothing to read, to format or to record: the records lie ready in memory, in turns.
+async fn rdkafka_alone(stack: &Stack, count: i64) -> Result<Sample> {
+    let topic = stack.topic().await?;
+    let ready: Vec<_> = (0..16_384).map(|n| Prepared::new(message(n))).collect();
+    let look = Topic::new(stack, &topic)?;
+    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
+    let producer = Producer::new(stack, &topic)?;
+    let batch = Batch::of(count as usize);
+    let sending = {
+        let batch = batch.clone();
+        tokio::task::spawn_blocking(move || {
+            for record in ready.iter().cycle().take(count as usize) {
+                producer.send(record, &batch)?;
+            }
+            anyhow::Ok(producer)
+        })
+    };
+    let producer = sending.await??;
+    batch.done().await?;
+    let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+    drop(producer);
+    let sample = sample(&look, (0, count), cpu.client_is_service(), wal)?;
+    stack.delete_topic(&topic).await?;
+    Ok(sample)
+}
+
+/// The textbook relay: claim the oldest unpublished rows with SKIP LOCKED, send them, wait for Kafka, mark them, and
+/// commit; as many workers at once, on one producer. In this process, with the service's allocator, database driver
+/// and producer settings.
+async fn textbook(stack: &Stack, count: i64, workers: usize) -> Result<Sample> {
+    let (database, topic) = (stack.database().await?, stack.topic().await?);
+    let mut connection = database.connect().await?;
+    fill_textbook(&mut connection, count).await?;
+    let look = Topic::new(stack, &topic)?;
+    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
+    let producer = Producer::new(stack, &topic)?;
+    let mut tasks = JoinSet::new();
+    for _ in 0..workers {
+        tasks.spawn(work(database.connect().await?, producer.clone()));
+    }
+    let mut sent = 0;
+    while let Some(done) = tasks.join_next().await {
+        sent += done??;
+    }
+    if sent != count {
+        bail!("the textbook relay sent {sent} of {count}");
+    }
+    let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+    drop((producer, connection));
+    let sample = sample(&look, (0, count), cpu.client_is_service(), wal)?;
+    stack.drop_database(&database.name).await?;
+    stack.delete_topic(&topic).await?;
+    Ok(sample)
+}
+
+/// One worker, until nothing is left. Returns how many it sent.
+async fn work(mut connection: PgConnection, producer: Producer) -> Result<i64> {
+    // The best plan for it, whatever the statistics say: the partial index, and no sort.
+    connection.execute("set enable_seqscan = off").await?;
+    let mut sent = 0;
+    loop {
+        let mut transaction = connection.begin().await?;
+        let rows = sqlx::query(
+            "select id, event_id, job_id, key, event_time, created_at, traceparent, payload from textbook_outbox
+             where published_at is null order by id limit $1 for update skip locked",
+        )
+        .bind(TEXTBOOK_BATCH)
+        .fetch_all(&mut *transaction)
+        .await?;
+        if rows.is_empty() {
+            return Ok(sent);
+        }
+        let batch = Batch::of(rows.len());
+        let mut ids = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let message = textbook_message(row)?;
+            ids.push(message.id);
+            producer.send(&Prepared::new(message), &batch)?;
+        }
+        batch.done().await?;
+        sqlx::query("update textbook_outbox set published_at = now() where id = any ($1)")
+            .bind(&ids)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        sent += ids.len() as i64;
+    }
+}
+
+fn textbook_message(row: &PgRow) -> sqlx::Result<OutboxMessage> {
+    Ok(OutboxMessage {
+        id: row.try_get(0)?,
+        event_id: row.try_get(1)?,
+        job_id: row.try_get(2)?,
+        key: row.try_get(3)?,
+        event_time: row.try_get(4)?,
+        created_at: row.try_get(5)?,
+        replay_id: None,
+        traceparent: row.try_get(6)?,
+        payload: row.try_get(7)?,
+    })
+}
+
+/// G8: the second of two backlogs, after the first was drained; with `held`, under a snapshot that is older than both.
+pub async fn under_old_snapshot(stack: &Stack, count: i64, held: bool) -> Result<Sample> {
+    let (database, topic) = (stack.database().await?, stack.topic().await?);
+    let (mut connection, mut reader) = (database.connect().await?, database.connect().await?);
+    if held {
+        reader.execute("begin isolation level repeatable read").await?;
+        reader.execute("select count(*) from outbox_messages").await?;
+    }
+    fill_outbox(&mut connection, count).await?;
+    let (_, service) = relay(stack, &database, &topic, &mut connection, (0, count)).await?;
+    service.stop().await?;
+    fill_outbox(&mut connection, count).await?;
+    let (sample, service) = relay(stack, &database, &topic, &mut connection, (count, count)).await?;
+    service.stop().await?;
+    drop((connection, reader));
+    stack.drop_database(&database.name).await?;
+    stack.delete_topic(&topic).await?;
+    Ok(sample)
+}
+
+async fn wait_for(look: &Topic, count: i64, mut check: impl FnMut() -> Result<()>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = tokio::task::block_in_place(|| look.count())?;
+        if seen >= count {
+            return Ok(());
+        }
+        check()?;
+        if Instant::now() > deadline {
+            bail!("{seen} of {count} records after {PATIENCE:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn sample(look: &Topic, (before, count): (i64, i64), cpu: Cpu, wal: f64) -> Result<Sample> {
+    let pace = tokio::task::block_in_place(|| look.pace(before, count)).context("the topic's times")?;
+    Ok(Sample {
+        rate: pace.steady,
+        cpu: cpu.per_thousand(count as f64),
+        wal: wal / count as f64,
+        others: [("first_to_last_s".to_owned(), pace.seconds)].into(),
+    })
+}

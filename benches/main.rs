@@ -1,0 +1,183 @@
+//! `make bench`: the goals of docs/benchmarks.md, each as a ratio in one run.
+//!
+//! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure,
+//! [`report`] writes docs/benchmarks.md and docs/benchmarks.json. What is compared, and why it is fair, stands at the
+//! head of each measuring module; [`usage`] reads CPU time from the operating system.
+
+mod accept;
+mod backlog;
+mod drain;
+mod http;
+mod producer;
+mod report;
+mod settings;
+mod stack;
+mod usage;
+
+use anyhow::Result;
+
+use self::{
+    accept::Accepted,
+    drain::{Against, Drained},
+    report::{Report, Sample, Wanted},
+    settings::Settings,
+    stack::Stack,
+};
+
+/// The service's: ratios are quoted with the same allocator on both sides.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    // Cargo gives `--bench`; what is to be measured is in the environment.
+    let settings = Settings::from_environment()?;
+    // Nobody else has chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    println!("{}: starting PostgreSQL, Redis and Kafka", settings.command());
+    let stack = Stack::start().await?;
+    let mut report = Report::open(&settings, &stack).await?;
+    measure(&stack, &settings, &mut report).await?;
+    println!("written: {}", settings.out.join("benchmarks.md").display());
+    stack.stop().await
+}
+
+async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    let both = settings.wants(&["G6", "G7"]);
+    let mut accepted = None;
+    if both || settings.wants(&["G1", "G2"]) {
+        let measured = accept::measure(stack, settings).await?;
+        show_accepted(report, &measured);
+        report.write(&settings.out)?;
+        accepted = Some(measured);
+    }
+    if both || settings.wants(&["G3", "G4"]) {
+        let against = Against {
+            ceiling: settings.wants(&["G3"]),
+            textbook_1: both || settings.wants(&["G4"]),
+            textbook_4: settings.wants(&["G4"]),
+        };
+        let drained = drain::measure(stack, settings, against).await?;
+        show_drained(report, &drained, settings.backlog);
+        if let (true, Some(accepted)) = (both, &accepted) {
+            show_both(report, accepted, &drained);
+        }
+        report.write(&settings.out)?;
+    }
+    if settings.wants(&["G8"]) {
+        let count = settings.backlog * 2 / 5;
+        let (mut held, mut clean) = (Vec::new(), Vec::new());
+        for round in 1..=settings.rounds {
+            held.push(drain::under_old_snapshot(stack, count, true).await?);
+            clean.push(drain::under_old_snapshot(stack, count, false).await?);
+            say("old snapshot", round, &held, &clean);
+        }
+        let name = "drain under an old snapshot";
+        report.side(name, &held);
+        report.side("drain, the same without it", &clean);
+        let what = format!("drain with an old snapshot held and {count} drained / without");
+        report.figure("G8", &what, Wanted::AtLeast(0.95), rates(&held, &clean), name);
+        report.write(&settings.out)?;
+    }
+    if settings.wants(&["G9"]) {
+        let (large, small) = (settings.backlog * 5, settings.backlog / 20);
+        let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
+        for round in 1..=settings.rounds {
+            of_large.push(drain::ours(stack, large).await?);
+            of_small.push(drain::ours(stack, small).await?);
+            say("large backlog", round, &of_large, &of_small);
+        }
+        let name = format!("drain of {large}");
+        report.side(&name, &of_large);
+        report.side(&format!("drain of {small}"), &of_small);
+        let what = format!("drain of a backlog of {large} / of {small}");
+        report.figure("G9", &what, Wanted::AtLeast(0.95), rates(&of_large, &of_small), &name);
+        report.write(&settings.out)?;
+    }
+    if settings.wants(&["G10"]) {
+        let (large, small) = (settings.backlog, settings.backlog / 100);
+        let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
+        for round in 1..=settings.rounds {
+            of_large.push(drain::ours(stack, large).await?);
+            of_small.push(drain::ours(stack, small).await?);
+            say("memory", round, &of_large, &of_small);
+        }
+        let name = format!("drain of {large}, for memory");
+        report.side(&name, &of_large);
+        report.side(&format!("drain of {small}, for memory"), &of_small);
+        let resident = |sample: &Sample| sample.others["peak_rss_MiB"];
+        let more = pairs(&of_large, &of_small, |large, small| resident(large) - resident(small));
+        let what = format!("peak resident set with a backlog of {large} less that with {small}");
+        report.figure("G10", &what, Wanted::MiB(32.0), more, &name);
+        report.write(&settings.out)?;
+    }
+    Ok(())
+}
+
+fn show_accepted(report: &mut Report, accepted: &Accepted) {
+    let Accepted {
+        ours,
+        textbook,
+        single_statement,
+    } = accepted;
+    let name = "accept over HTTP";
+    report.side(name, ours);
+    report.side("textbook transaction by pgbench", textbook);
+    report.side("single statement by pgbench", single_statement);
+    let what = "accepted over HTTP, 64 connections / textbook transaction by pgbench, 64 connections";
+    report.figure("G1", what, Wanted::AtLeast(6.0), rates(ours, textbook), name);
+    let what = "accepted over HTTP, 64 connections / single statement by pgbench, 64 connections";
+    report.figure("G2", what, Wanted::AtLeast(3.0), rates(ours, single_statement), name);
+}
+
+fn show_drained(report: &mut Report, drained: &Drained, backlog: i64) {
+    let name = "drain to Kafka";
+    report.side(name, &drained.ours);
+    for (side, samples, goal, wanted) in [
+        ("rdkafka alone", &drained.ceiling, "G3", 0.8),
+        ("textbook relay, one worker", &drained.textbook_1, "G4", 5.0),
+        ("textbook relay, four workers", &drained.textbook_4, "G4", 3.0),
+    ] {
+        if samples.is_empty() {
+            continue;
+        }
+        report.side(side, samples);
+        let what = format!("steady drain of {backlog} / {side}");
+        report.figure(
+            goal,
+            &what,
+            Wanted::AtLeast(wanted),
+            rates(&drained.ours, samples),
+            name,
+        );
+    }
+}
+
+/// What a job costs from request to topic: both halves, of the same run.
+fn show_both(report: &mut Report, accepted: &Accepted, drained: &Drained) {
+    let halves = |of: fn(&Sample) -> f64| {
+        let ours = pairs(&accepted.ours, &drained.ours, |a, b| of(a) + of(b));
+        let theirs = pairs(&accepted.textbook, &drained.textbook_1, |a, b| of(a) + of(b));
+        ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()
+    };
+    let (postgres, wal) = (halves(|sample| sample.cpu.postgres), halves(|sample| sample.wal));
+    let (name, textbook) = ("accept over HTTP", "textbook transaction + textbook relay");
+    let what = format!("PostgreSQL CPU a job, accept + relay / {textbook}");
+    report.figure("G6", &what, Wanted::OneIn(14.0), postgres, name);
+    let what = format!("WAL a job, accept + relay / {textbook}");
+    report.figure("G7", &what, Wanted::AtMost(0.5), wal, name);
+}
+
+fn rates(ours: &[Sample], theirs: &[Sample]) -> Vec<f64> {
+    pairs(ours, theirs, |ours, theirs| ours.rate / theirs.rate)
+}
+
+fn pairs(ours: &[Sample], theirs: &[Sample], of: impl Fn(&Sample, &Sample) -> f64) -> Vec<f64> {
+    ours.iter().zip(theirs).map(|(ours, theirs)| of(ours, theirs)).collect()
+}
+
+fn say(what: &str, round: usize, ours: &[Sample], theirs: &[Sample]) {
+    if let (Some(ours), Some(theirs)) = (ours.last(), theirs.last()) {
+        println!("{what}, round {round}: {:.0}/s against {:.0}/s", ours.rate, theirs.rate);
+    }
+}

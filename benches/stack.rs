@@ -1,0 +1,325 @@
+//! The servers, and what each measurement has for itself on them: a database, a topic, a service.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use image_job_dispatcher::dev_stack::{
+    Home, KafkaBroker, KafkaLibs, Postgres, RedisServer, create_topic, end_with_this_process, forget_ended, free_port,
+};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use crate::settings::root;
+
+/// Partitions of every topic.
+pub const PARTITIONS: i32 = 6;
+/// How the service's tokens are signed.
+pub const SECRET: &str = "a secret of the benchmarks, of thirty-two bytes or more";
+/// For a server or a service to do what it was asked for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// PostgreSQL's settings, beside its defaults, which are durable (`fsync`, `synchronous_commit`): room in memory
+/// as on a server, and no checkpoint in the middle of a measurement, whose full-page images would be counted to
+/// whichever side meets them.
+pub const POSTGRES: &[(&str, &str)] = &[
+    ("shared_buffers", "1GB"),
+    ("min_wal_size", "2GB"),
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "1h"),
+];
+
+/// PostgreSQL, Redis and Kafka.
+pub struct Stack {
+    pub postgres: Postgres,
+    pub redis: RedisServer,
+    pub kafka: KafkaBroker,
+    names: AtomicU32,
+}
+
+/// A database. `drop_database` ends it.
+pub struct Database {
+    pub name: String,
+    pub url: String,
+}
+
+impl Database {
+    pub async fn connect(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.url).await?)
+    }
+}
+
+impl Stack {
+    /// Starts the servers on data in `.dev/bench`. Kept data, and not temporary: temporary servers are set up to
+    /// start soon (Kafka without its better compiler), these to be measured.
+    pub async fn start() -> Result<Self> {
+        let home = Home::kept(&directory())?;
+        let libs = KafkaLibs::find(&root().join(".dev/kafka-libs")).await?;
+        let (postgres, redis, kafka) = tokio::try_join!(
+            Postgres::start(&home, POSTGRES),
+            RedisServer::start(&home),
+            KafkaBroker::start(&home, &libs)
+        )?;
+        let stack = Self {
+            postgres,
+            redis,
+            kafka,
+            names: AtomicU32::new(0),
+        };
+        stack.clear().await?;
+        let template = stack.create_database("bench_template", None).await?;
+        migrate(&template).await?;
+        Ok(stack)
+    }
+
+    /// Removes what an earlier run left.
+    async fn clear(&self) -> Result<()> {
+        let mut connection = self.admin().await?;
+        let left: Vec<String> =
+            sqlx::query_scalar("select datname::text from pg_database where datname like 'bench\\_%'")
+                .fetch_all(&mut connection)
+                .await?;
+        for name in left {
+            connection
+                .execute(AssertSqlSafe(format!("drop database {name} with (force)")))
+                .await?;
+        }
+        let consumer: BaseConsumer = self.kafka_client().create()?;
+        let metadata = consumer.fetch_metadata(None, PATIENCE)?;
+        for topic in metadata.topics() {
+            if topic.name().starts_with("bench-") {
+                self.delete_topic(topic.name()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the servers in good order, so that the next run starts them soon.
+    pub async fn stop(self) -> Result<()> {
+        self.drop_database("bench_template").await?;
+        tokio::try_join!(self.postgres.stop(), self.redis.stop(), self.kafka.stop())?;
+        Ok(())
+    }
+
+    pub async fn admin(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.postgres.url("postgres")).await?)
+    }
+
+    fn name(&self) -> u32 {
+        self.names.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A new database with the schema of `dispatcher migrate`.
+    pub async fn database(&self) -> Result<Database> {
+        let name = format!("bench_{}", self.name());
+        self.create_database(&name, Some("bench_template")).await
+    }
+
+    async fn create_database(&self, name: &str, template: Option<&str>) -> Result<Database> {
+        let template = template
+            .map(|template| format!(" template {template}"))
+            .unwrap_or_default();
+        let statement = AssertSqlSafe(format!("create database {name}{template}"));
+        self.admin().await?.execute(statement).await?;
+        Ok(Database {
+            name: name.to_owned(),
+            url: self.postgres.url(name),
+        })
+    }
+
+    pub async fn drop_database(&self, name: &str) -> Result<()> {
+        let statement = AssertSqlSafe(format!("drop database {name} with (force)"));
+        self.admin().await?.execute(statement).await?;
+        Ok(())
+    }
+
+    /// A new topic, whose records carry the time at which the broker appended them: read afterwards, it tells
+    /// how fast they came without anybody watching meanwhile.
+    pub async fn topic(&self) -> Result<String> {
+        let name = format!("bench-{}-{}", std::process::id(), self.name());
+        let settings = [("message.timestamp.type", "LogAppendTime")];
+        create_topic(&self.kafka.bootstrap(), &name, PARTITIONS, &settings).await?;
+        // Empty; a relay also looks here for answers.
+        create_topic(&self.kafka.bootstrap(), &results_of(&name), 1, &[]).await?;
+        Ok(name)
+    }
+
+    pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.kafka_client().create()?;
+        admin
+            .delete_topics(&[name, &results_of(name)], &AdminOptions::new())
+            .await?;
+        Ok(())
+    }
+
+    /// The settings that every Kafka client of the benchmarks starts from.
+    pub fn kafka_client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.kafka.bootstrap());
+        config
+    }
+
+    /// Bytes of WAL written so far.
+    pub async fn wal(&self) -> Result<f64> {
+        let bytes = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8";
+        Ok(sqlx::query_scalar(bytes).fetch_one(&mut self.admin().await?).await?)
+    }
+
+    /// Starts `dispatcher serve` with its default settings on this database and topic. It is not waited for.
+    pub fn service(&self, database: &Database, topic: &str, role: &str) -> Result<Service> {
+        let address = || Ok::<_, anyhow::Error>(format!("127.0.0.1:{}", free_port()?));
+        let (listen, admin) = (address()?, address()?);
+        let settings = [
+            ("DATABASE__URL", database.url.clone()),
+            ("REDIS__URL", self.redis.url()),
+            ("KAFKA__BROKERS", self.kafka.bootstrap()),
+            ("KAFKA__TOPIC", topic.to_owned()),
+            ("KAFKA__RESULT_TOPIC", results_of(topic)),
+            ("AUTH__JWT_SECRET", SECRET.to_owned()),
+            ("HTTP__LISTEN", listen.clone()),
+            ("ADMIN__LISTEN", admin.clone()),
+        ];
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(directory().join("service.log"))?;
+        let mut command = dispatcher(&settings.map(|(key, value)| (key, value)).into());
+        command
+            .args(["serve", "--role", role])
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = command.spawn().context("cannot start the dispatcher")?;
+        end_with_this_process(&child)?;
+        Ok(Service { child, listen })
+    }
+}
+
+/// A running `dispatcher serve`. Dropping kills it.
+pub struct Service {
+    child: Child,
+    /// Of the public listener.
+    pub listen: String,
+}
+
+impl Service {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until `/readyz` says 200.
+    pub async fn ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let url = format!("http://{}/readyz", self.listen);
+        while Instant::now() < deadline {
+            if let Ok(answer) = reqwest::get(&url).await
+                && answer.status().is_success()
+            {
+                return Ok(());
+            }
+            self.check()?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!(
+            "the service is not ready after {PATIENCE:?}: see {}",
+            log_path().display()
+        )
+    }
+
+    /// An error when it has ended.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("the service ended ({status}): see {}", log_path().display()),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(mut self) -> Result<()> {
+        signal::kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?;
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!("the service does not stop: see {}", log_path().display());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Ended already: that is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        forget_ended(&self.child);
+    }
+}
+
+fn results_of(topic: &str) -> String {
+    format!("{topic}-results")
+}
+
+/// Where the servers keep their data and the services their log.
+fn directory() -> PathBuf {
+    root().join(".dev/bench")
+}
+
+fn log_path() -> PathBuf {
+    directory().join("service.log")
+}
+
+/// The program of the profile that is measured, with nothing of the caller's environment that could change it.
+fn dispatcher(settings: &BTreeMap<&str, String>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dispatcher"));
+    for (name, _) in std::env::vars_os() {
+        let shown = name.to_string_lossy();
+        if shown.starts_with("DISPATCHER_") || ["DATABASE_URL", "REDIS_URL", "KAFKA_BROKERS"].contains(&&*shown) {
+            command.env_remove(name);
+        }
+    }
+    for (key, value) in settings {
+        command.env(format!("DISPATCHER_{key}"), value);
+    }
+    // Not the repository: a configuration file lying there is not the benchmarks'.
+    command.current_dir(std::env::temp_dir()).stdin(Stdio::null());
+    command
+}
+
+async fn migrate(database: &Database) -> Result<()> {
+    let mut command = dispatcher(&[("DATABASE__URL", database.url.clone())].into());
+    command.arg("migrate");
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    if !output.status.success() {
+        bail!("dispatcher migrate: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// PostgreSQL's programs: beside the newest server, else on PATH.
+pub fn pgbench() -> PathBuf {
+    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("bin/pgbench"))
+        .filter(|program| program.is_file())
+        .collect();
+    found.sort();
+    found.pop().unwrap_or_else(|| "pgbench".into())
+}

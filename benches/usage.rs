@@ -1,0 +1,156 @@
+//! What the operating system says of each process: CPU time and resident memory, from /proc.
+
+use std::{
+    fs,
+    ops::{Add, Sub},
+};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Clock ticks a second in /proc: `USER_HZ`, which is 100 on every Linux architecture but Alpha.
+const TICKS: f64 = 100.0;
+
+/// CPU seconds, user and system, of each process that takes part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// `dispatcher serve`; of a baseline, the process that stands in its place.
+    pub service: f64,
+    /// The postmaster and all its children, those that ended too.
+    pub postgres: f64,
+    pub redis: f64,
+    pub kafka: f64,
+    /// What asks: this process, or pgbench.
+    pub client: f64,
+}
+
+impl Cpu {
+    /// Seconds since each process started; `client` is this process and the children that it has waited for.
+    pub fn now() -> Result<Self> {
+        let me = std::process::id();
+        let all = processes()?;
+        let mut cpu = Self::default();
+        for process in &all {
+            if process.id == me {
+                cpu.client += process.own + process.waited_for;
+            }
+            if process.parent != me {
+                continue;
+            }
+            match process.name.as_str() {
+                "postgres" => {
+                    let children = all.iter().filter(|child| child.parent == process.id);
+                    let children: f64 = children.map(|child| child.own + child.waited_for).sum();
+                    cpu.postgres += process.own + process.waited_for + children;
+                }
+                "redis-server" | "valkey-server" => cpu.redis += process.own,
+                "java" => cpu.kafka += process.own,
+                "dispatcher" => cpu.service += process.own,
+                _ => {}
+            }
+        }
+        Ok(cpu)
+    }
+
+    /// The work of this process counts as the service's: it is the relay that is compared.
+    #[must_use]
+    pub fn client_is_service(self) -> Self {
+        Self {
+            service: self.service + self.client,
+            client: 0.0,
+            ..self
+        }
+    }
+
+    /// Of `jobs` jobs, for each thousand of them.
+    #[must_use]
+    pub fn per_thousand(self, jobs: f64) -> Self {
+        self.scaled(1000.0 / jobs)
+    }
+
+    #[must_use]
+    pub fn scaled(self, by: f64) -> Self {
+        Self {
+            service: self.service * by,
+            postgres: self.postgres * by,
+            redis: self.redis * by,
+            kafka: self.kafka * by,
+            client: self.client * by,
+        }
+    }
+
+    pub fn total(self) -> f64 {
+        self.service + self.postgres + self.redis + self.kafka + self.client
+    }
+}
+
+impl Sub for Cpu {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self + other.scaled(-1.0)
+    }
+}
+
+impl Add for Cpu {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            service: self.service + other.service,
+            postgres: self.postgres + other.postgres,
+            redis: self.redis + other.redis,
+            kafka: self.kafka + other.kafka,
+            client: self.client + other.client,
+        }
+    }
+}
+
+struct Process {
+    id: u32,
+    parent: u32,
+    name: String,
+    /// CPU seconds.
+    own: f64,
+    /// CPU seconds of children that ended.
+    waited_for: f64,
+}
+
+fn processes() -> Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("CPU time is read from /proc, which is Linux's")? {
+        let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Gone meanwhile: then its parent has its time.
+        if let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat"))
+            && let Some(process) = parse_stat(id, &stat)
+        {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
+/// proc(5): `pid (name) state ppid ... utime stime cutime cstime`, the 14th to the 17th field.
+fn parse_stat(id: u32, stat: &str) -> Option<Process> {
+    let (_, rest) = stat.split_once('(')?;
+    let (name, rest) = rest.rsplit_once(") ")?;
+    let fields: Vec<_> = rest.split(' ').collect();
+    let seconds = |field: usize| Some(fields.get(field)?.parse::<f64>().ok()? / TICKS);
+    Some(Process {
+        id,
+        parent: fields.get(1)?.parse().ok()?,
+        name: name.to_owned(),
+        own: seconds(11)? + seconds(12)?,
+        waited_for: seconds(13)? + seconds(14)?,
+    })
+}
+
+/// The largest resident set that a process has had, in bytes.
+pub fn peak_resident(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the process has ended")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    Ok(kib.context("no VmHWM in /proc")? * 1024.0)
+}
