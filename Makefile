@@ -1,6 +1,6 @@
 # `make run` for a first look, `make test` and `make check` before a commit; `make` alone says what there is.
 
-.PHONY: help run test check planted-bugs fmt prerequisites
+.PHONY: help run test bench check planted-bugs fmt prerequisites
 .DEFAULT_GOAL := help
 
 help: ## This text
@@ -15,6 +15,9 @@ run: prerequisites ## Run PostgreSQL, Redis, Kafka and the service here, and sen
 
 test: prerequisites ## All tests, on servers that they start themselves
 	cargo test
+
+bench: prerequisites ## The goals of docs/benchmarks.md, measured: half an hour; ONLY=G3, ROUNDS=5, BACKLOG=1000000
+	cargo bench --bench goals
 
 check: prerequisites ## Format, lints, documents, licences, layering, compose file
 	cargo fmt --check

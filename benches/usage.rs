@@ -1,15 +1,19 @@
 //! What the operating system says of each process: CPU time and resident memory, from /proc.
 
 use std::{
+    collections::BTreeSet,
     fs,
     ops::{Add, Sub},
+    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// Clock ticks a second in /proc: `USER_HZ`, which is 100 on every Linux architecture but Alpha.
 const TICKS: f64 = 100.0;
+/// Attempts to read all processes while none ends.
+const SCANS: usize = 200;
 
 /// CPU seconds, user and system, of each process that takes part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -28,7 +32,7 @@ impl Cpu {
     /// Seconds since each process started; `client` is this process and the children that it has waited for.
     pub fn now() -> Result<Self> {
         let me = std::process::id();
-        let all = processes()?;
+        let all = consistent_processes()?;
         let mut cpu = Self::default();
         for process in &all {
             if process.id == me {
@@ -114,6 +118,27 @@ struct Process {
     own: f64,
     /// CPU seconds of children that ended.
     waited_for: f64,
+}
+
+/// All processes, read while none of those that count ended: one that ends between its parent's turn and its own
+/// would be in neither's time, and PostgreSQL's backends end just when a measurement does.
+fn consistent_processes() -> Result<Vec<Process>> {
+    let me = std::process::id();
+    let descendants = |all: &[Process]| -> BTreeSet<u32> {
+        let ours = |parent: u32| all.iter().any(|process| process.id == parent && process.parent == me);
+        let counts = all
+            .iter()
+            .filter(|process| process.parent == me || ours(process.parent));
+        counts.map(|process| process.id).collect()
+    };
+    for _ in 0..SCANS {
+        let (before, all, after) = (processes()?, processes()?, processes()?);
+        if descendants(&before).is_subset(&descendants(&after)) {
+            return Ok(all);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bail!("processes end all the time: their CPU time cannot be read")
 }
 
 fn processes() -> Result<Vec<Process>> {
