@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Barrier,
+    sync::{Barrier, Mutex, mpsc},
     task::JoinSet,
 };
 use uuid::Uuid;
@@ -164,4 +164,57 @@ pub async fn closed_loop<T>(
         all.latency.add(&latency)?;
     }
     Ok((all, before, after))
+}
+
+/// A request that was accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted {
+    pub job: Uuid,
+    /// When it was to be sent, by the schedule.
+    pub due: Instant,
+}
+
+/// Requests at a fixed rate, whatever the service does: one that finds all connections busy waits, and its time
+/// counts from when it was due. So a stall is not hidden by the requests that it kept from being sent.
+pub async fn open_loop(
+    address: &str,
+    users: &[User],
+    connections: usize,
+    (rate, window): (f64, Duration),
+) -> Result<Vec<Accepted>> {
+    let (schedule, due) = mpsc::unbounded_channel();
+    let due = Arc::new(Mutex::new(due));
+    let mut clients = JoinSet::new();
+    for n in 0..connections {
+        let mut client = Client::connect(address, &users[n % users.len()], n * 97).await?;
+        let due = due.clone();
+        clients.spawn(async move {
+            let mut accepted = Vec::new();
+            loop {
+                let next = due.lock().await.recv().await;
+                let Some(due) = next else {
+                    return anyhow::Ok(accepted);
+                };
+                let job = client.accept().await?;
+                accepted.push(Accepted { job, due });
+            }
+        });
+    }
+    // A thread, because the runtime's timers have a grain of a millisecond.
+    let pacing = tokio::task::spawn_blocking(move || {
+        let start = Instant::now();
+        for n in 0..(rate * window.as_secs_f64()) as u64 {
+            let due = start + Duration::from_secs_f64(n as f64 / rate);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if schedule.send(due).is_err() {
+                break;
+            }
+        }
+    });
+    pacing.await?;
+    let mut all = Vec::new();
+    while let Some(done) = clients.join_next().await {
+        all.append(&mut done??);
+    }
+    Ok(all)
 }

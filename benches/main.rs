@@ -8,6 +8,7 @@ mod accept;
 mod backlog;
 mod drain;
 mod http;
+mod latency;
 mod producer;
 mod report;
 mod settings;
@@ -64,6 +65,24 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         }
         report.write(&settings.out)?;
     }
+    if settings.wants(&["G5"]) {
+        let measured = latency::measure(stack, settings).await?;
+        for (load, samples, wanted) in [
+            ("25 %", &measured.quarter, 1.5),
+            ("75 %", &measured.three_quarters, 3.0),
+        ] {
+            let name = format!("accept and relay at {load} load");
+            report.side(&name, samples);
+            let what = format!("p99 from due to consumed at {load} load / (p99 commit + p99 acknowledgement)");
+            let floor = measured.floor.iter();
+            let ratios = samples
+                .iter()
+                .zip(floor)
+                .map(|(sample, (commit, ack))| sample.others["p99_ms"] / (commit + ack));
+            report.figure("G5", &what, Wanted::AtMost(wanted), ratios.collect(), &name);
+        }
+        report.write(&settings.out)?;
+    }
     if settings.wants(&["G8"]) {
         let count = settings.backlog * 2 / 5;
         let (mut held, mut clean) = (Vec::new(), Vec::new());
@@ -109,6 +128,12 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         let more = pairs(&of_large, &of_small, |large, small| resident(large) - resident(small));
         let what = format!("peak resident set with a backlog of {large} less that with {small}");
         report.figure("G10", &what, Wanted::MiB(32.0), more, &name);
+        report.write(&settings.out)?;
+    }
+    if settings.wants(&["G11"]) {
+        let rates = latency::idle(stack, settings).await?;
+        let what = "statements of an idle leader, as PostgreSQL counts transactions";
+        report.figure("G11", what, Wanted::PerSecond(1.0), rates, "idle");
         report.write(&settings.out)?;
     }
     Ok(())

@@ -1,0 +1,288 @@
+//! G5 and G11: how long a request takes until its record can be consumed, and what an idle replica asks.
+//!
+//! Ours is measured from the moment at which a request was due, by an open loop (see [`open_loop`]), to the moment at
+//! which a consumer of the topic, in this process, has the record: HTTP, commit, relay, Kafka and the fetch. It is
+//! compared with what no outbox can go below: one commit of the same rows, and one record acknowledged with
+//! `linger.ms=0`, each alone on the machine, one after the other.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    message::Headers,
+};
+use uuid::Uuid;
+
+use crate::{
+    accept::CONNECTIONS,
+    backlog::{fill_textbook, insert_drafts, message, payload},
+    http::{Accepted, User, closed_loop, histogram, open_loop},
+    producer::{Batch, Prepared, Producer},
+    report::Sample,
+    settings::Settings,
+    stack::{Database, PARTITIONS, Service, Stack},
+    usage::Cpu,
+};
+
+/// For the last records to arrive.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One of each, a round.
+#[derive(Debug, Default)]
+pub struct Latencies {
+    /// p99 of a commit and p99 of an acknowledgement, in ms.
+    pub floor: Vec<(f64, f64)>,
+    pub quarter: Vec<Sample>,
+    pub three_quarters: Vec<Sample>,
+}
+
+/// Runs all rounds of G5.
+pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Latencies> {
+    let mut stage = Stage::new(stack).await?;
+    // Full load is what 64 clients get that ask again at once, with the relay and a consumer beside them.
+    let times = (Duration::from_secs(3), settings.seconds);
+    let (full, ..) = closed_loop(&stage.service.listen, &stage.users, CONNECTIONS, times, async || Ok(())).await?;
+    let capacity = full.answered as f64 / settings.seconds.as_secs_f64();
+    println!("latency: full load is {capacity:.0}/s");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stage.watch.taken();
+    let mut latencies = Latencies::default();
+    for round in 1..=settings.rounds {
+        let (commit, ack) = stage.floor(stack, settings.seconds / 2).await?;
+        let quarter = stage.at(stack, capacity * 0.25, settings.seconds).await?;
+        let three_quarters = stage.at(stack, capacity * 0.75, settings.seconds).await?;
+        println!(
+            "latency, round {round}: p99 commit {commit:.2} ms, ack {ack:.2} ms; at 25 % {:.2} ms, at 75 % {:.2} ms",
+            quarter.others["p99_ms"], three_quarters.others["p99_ms"]
+        );
+        latencies.floor.push((commit, ack));
+        latencies.quarter.push(quarter);
+        latencies.three_quarters.push(three_quarters);
+    }
+    stage.end(stack).await?;
+    Ok(latencies)
+}
+
+/// G11: transactions a second that PostgreSQL counts in the database of an idle service, which leads.
+pub async fn idle(stack: &Stack, settings: &Settings) -> Result<Vec<f64>> {
+    let stage = Stage::new(stack).await?;
+    let mut admin = stack.admin().await?;
+    let mut counted = async || -> Result<i64> {
+        Ok(
+            sqlx::query_scalar("select xact_commit + xact_rollback from pg_stat_database where datname = $1")
+                .bind(&stage.database.name)
+                .fetch_one(&mut admin)
+                .await?,
+        )
+    };
+    // Sessions report what they did up to ten seconds later.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let mut rates = Vec::new();
+    for round in 1..=settings.rounds {
+        let window = settings.seconds.max(Duration::from_secs(20));
+        let before = counted().await?;
+        tokio::time::sleep(window).await;
+        rates.push((counted().await? - before) as f64 / window.as_secs_f64());
+        println!("idle, round {round}: {:.2} transactions/s", rates[rates.len() - 1]);
+    }
+    stage.end(stack).await?;
+    Ok(rates)
+}
+
+struct Stage {
+    database: Database,
+    floor: Database,
+    topic: String,
+    floor_topic: String,
+    service: Service,
+    users: Vec<User>,
+    watch: Watch,
+}
+
+impl Stage {
+    async fn new(stack: &Stack) -> Result<Self> {
+        let (database, topic) = (stack.database().await?, stack.topic().await?);
+        let (floor, floor_topic) = (stack.database().await?, stack.topic().await?);
+        let users = insert_drafts(&mut database.connect().await?).await?;
+        fill_textbook(&mut floor.connect().await?, 0).await?;
+        let mut service = stack.service(&database, &topic, "all")?;
+        service.ready().await?;
+        Ok(Self {
+            watch: Watch::start(stack, &topic)?,
+            database,
+            floor,
+            topic,
+            floor_topic,
+            service,
+            users,
+        })
+    }
+
+    /// One commit after the other, then one record after the other: p99 of each in ms.
+    async fn floor(&self, stack: &Stack, each: Duration) -> Result<(f64, f64)> {
+        let mut connection = self.floor.connect().await?;
+        let mut commits = histogram();
+        let begin = Instant::now();
+        while begin.elapsed() < each {
+            let sent = Instant::now();
+            sqlx::query(
+                "with new_job as (
+                     insert into textbook_jobs (id, user_id, event_draft_id, created_at) values ($1, $2, $3, now())
+                     returning id, event_draft_id
+                 )
+                 insert into textbook_outbox (event_id, job_id, key, event_time, created_at, payload)
+                 select $4, id, event_draft_id, now(), now(), $5 from new_job",
+            )
+            .bind(Uuid::now_v7())
+            .bind(Uuid::from_u128(1))
+            .bind(Uuid::from_u128(2))
+            .bind(Uuid::now_v7())
+            .bind(payload().into_bytes())
+            .execute(&mut connection)
+            .await?;
+            record(&mut commits, sent.elapsed());
+        }
+        let producer = Producer::new(stack, &self.floor_topic)?;
+        let mut acknowledgements = histogram();
+        let begin = Instant::now();
+        for n in 0.. {
+            if begin.elapsed() >= each {
+                break;
+            }
+            let (ready, batch) = (Prepared::new(message(n)), Batch::of(1));
+            let sent = Instant::now();
+            producer.send(&ready, &batch)?;
+            batch.done().await?;
+            // The first of a producer waits for its id.
+            if n > 0 {
+                record(&mut acknowledgements, sent.elapsed());
+            }
+        }
+        Ok((milliseconds(&commits, 0.99), milliseconds(&acknowledgements, 0.99)))
+    }
+
+    async fn at(&mut self, stack: &Stack, rate: f64, window: Duration) -> Result<Sample> {
+        let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
+        let accepted = open_loop(&self.service.listen, &self.users, CONNECTIONS, (rate, window)).await?;
+        let latency = self.watch.latencies(&accepted).await?;
+        self.service.check()?;
+        let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+        let jobs = accepted.len() as f64;
+        Ok(Sample {
+            rate: jobs / window.as_secs_f64(),
+            cpu: cpu.per_thousand(jobs),
+            wal: wal / jobs,
+            others: [("p50_ms", 0.5), ("p99_ms", 0.99), ("p999_ms", 0.999)]
+                .map(|(name, quantile)| (name.to_owned(), milliseconds(&latency, quantile)))
+                .into(),
+        })
+    }
+
+    async fn end(self, stack: &Stack) -> Result<()> {
+        self.watch.stop()?;
+        self.service.stop().await?;
+        for database in [&self.database, &self.floor] {
+            stack.drop_database(&database.name).await?;
+        }
+        stack.delete_topic(&self.topic).await?;
+        stack.delete_topic(&self.floor_topic).await
+    }
+}
+
+fn record(histogram: &mut Histogram<u64>, took: Duration) {
+    histogram.saturating_record(took.as_micros() as u64);
+}
+
+fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    histogram.value_at_quantile(quantile) as f64 / 1000.0
+}
+
+/// A consumer that notes when each job's record came.
+struct Watch {
+    seen: Arc<Mutex<HashMap<Uuid, Instant>>>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Watch {
+    fn start(stack: &Stack, topic: &str) -> Result<Self> {
+        let consumer: BaseConsumer = stack
+            .kafka_client()
+            .set("group.id", "bench")
+            .set("enable.auto.commit", "false")
+            .create()?;
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
+        consumer.assign(&assignment)?;
+        let (seen, stop) = (Arc::new(Mutex::new(HashMap::new())), Arc::new(AtomicBool::new(false)));
+        let thread = {
+            let (seen, stop) = (seen.clone(), stop.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let Some(record) = consumer.poll(Duration::from_millis(100)) else {
+                        continue;
+                    };
+                    let record = record?;
+                    let now = Instant::now();
+                    let headers = record.headers().context("a record without headers")?;
+                    let subject = headers.iter().find(|header| header.key == "ce_subject");
+                    let job = subject.and_then(|header| std::str::from_utf8(header.value?).ok()?.parse().ok());
+                    // A repeat is not what was waited for.
+                    seen.lock()
+                        .entry(job.context("a record without ce_subject")?)
+                        .or_insert(now);
+                }
+                Ok(())
+            })
+        };
+        Ok(Self { seen, stop, thread })
+    }
+
+    /// What came since the last call.
+    fn taken(&self) -> HashMap<Uuid, Instant> {
+        std::mem::take(&mut *self.seen.lock())
+    }
+
+    /// Of each accepted request, from when it was due to when its record came.
+    async fn latencies(&self, accepted: &[Accepted]) -> Result<Histogram<u64>> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = HashMap::new();
+        loop {
+            seen.extend(self.taken());
+            if accepted.iter().all(|request| seen.contains_key(&request.job)) {
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!("{} of {} accepted jobs came to the topic", seen.len(), accepted.len());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let mut latency = histogram();
+        for request in accepted {
+            record(&mut latency, seen[&request.job].saturating_duration_since(request.due));
+        }
+        Ok(latency)
+    }
+
+    fn stop(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.join() {
+            Ok(done) => done,
+            Err(_) => bail!("the consumer panicked"),
+        }
+    }
+}
