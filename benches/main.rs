@@ -92,10 +92,11 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
             say("old snapshot", round, &held, &clean);
         }
         let name = "drain under an old snapshot";
+        let without = "drain, the same without it";
         report.side(name, &held);
-        report.side("drain, the same without it", &clean);
+        report.side(without, &clean);
         let what = format!("drain with an old snapshot held and {count} drained / without");
-        report.figure("G8", &what, Wanted::AtLeast(0.95), rates(&held, &clean), name);
+        report.rates("G8", &what, Wanted::AtLeast(0.95), (name, without));
         report.write(&settings.out)?;
     }
     if settings.wants(&["G9"]) {
@@ -106,11 +107,11 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
             of_small.push(drain::ours(stack, small).await?);
             say("large backlog", round, &of_large, &of_small);
         }
-        let name = format!("drain of {large}");
+        let (name, other) = (format!("drain of {large}"), format!("drain of {small}"));
         report.side(&name, &of_large);
-        report.side(&format!("drain of {small}"), &of_small);
+        report.side(&other, &of_small);
         let what = format!("drain of a backlog of {large} / of {small}");
-        report.figure("G9", &what, Wanted::AtLeast(0.95), rates(&of_large, &of_small), &name);
+        report.rates("G9", &what, Wanted::AtLeast(0.95), (&name, &other));
         report.write(&settings.out)?;
     }
     if settings.wants(&["G10"]) {
@@ -147,12 +148,13 @@ fn show_accepted(report: &mut Report, accepted: &Accepted) {
     } = accepted;
     let name = "accept over HTTP";
     report.side(name, ours);
-    report.side("textbook transaction by pgbench", textbook);
-    report.side("single statement by pgbench", single_statement);
+    let (transaction, single) = ("textbook transaction by pgbench", "single statement by pgbench");
+    report.side(transaction, textbook);
+    report.side(single, single_statement);
     let what = "accepted over HTTP, 64 connections / textbook transaction by pgbench, 64 connections";
-    report.figure("G1", what, Wanted::AtLeast(6.0), rates(ours, textbook), name);
+    report.rates("G1", what, Wanted::AtLeast(6.0), (name, transaction));
     let what = "accepted over HTTP, 64 connections / single statement by pgbench, 64 connections";
-    report.figure("G2", what, Wanted::AtLeast(3.0), rates(ours, single_statement), name);
+    report.rates("G2", what, Wanted::AtLeast(3.0), (name, single));
 }
 
 fn show_drained(report: &mut Report, drained: &Drained, backlog: i64) {
@@ -168,13 +170,7 @@ fn show_drained(report: &mut Report, drained: &Drained, backlog: i64) {
         }
         report.side(side, samples);
         let what = format!("steady drain of {backlog} / {side}");
-        report.figure(
-            goal,
-            &what,
-            Wanted::AtLeast(wanted),
-            rates(&drained.ours, samples),
-            name,
-        );
+        report.rates(goal, &what, Wanted::AtLeast(wanted), (name, side));
     }
 }
 
@@ -191,10 +187,6 @@ fn show_both(report: &mut Report, accepted: &Accepted, drained: &Drained) {
     report.figure("G6", &what, Wanted::OneIn(14.0), postgres, name);
     let what = format!("WAL a job, accept + relay / {textbook}");
     report.figure("G7", &what, Wanted::AtMost(0.5), wal, name);
-}
-
-fn rates(ours: &[Sample], theirs: &[Sample]) -> Vec<f64> {
-    pairs(ours, theirs, |ours, theirs| ours.rate / theirs.rate)
 }
 
 fn pairs(ours: &[Sample], theirs: &[Sample], of: impl Fn(&Sample, &Sample) -> f64) -> Vec<f64> {

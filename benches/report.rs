@@ -103,6 +103,8 @@ pub struct Figure {
     pub rounds: Vec<f64>,
     /// Key of [`Report::sides`]: its use of the machine is what bounds the figure.
     pub ours: String,
+    /// The other side, where both are rates.
+    pub theirs: Option<String>,
     pub run: String,
 }
 
@@ -151,6 +153,25 @@ impl Report {
         self.sides.insert(name.to_owned(), side);
     }
 
+    /// Adds, or replaces, the ratio of two sides' rates.
+    pub fn rates(&mut self, goal: &str, what: &str, wanted: Wanted, (ours, theirs): (&str, &str)) {
+        let rounds = match (self.sides.get(ours), self.sides.get(theirs)) {
+            (Some(ours), Some(theirs)) => ours
+                .samples
+                .iter()
+                .zip(&theirs.samples)
+                .map(|(ours, theirs)| ours.rate / theirs.rate)
+                .collect(),
+            _ => Vec::new(),
+        };
+        self.figure(goal, what, wanted, rounds, ours);
+        for figure in &mut self.figures {
+            if figure.goal == goal && figure.what == what {
+                figure.theirs = Some(theirs.to_owned());
+            }
+        }
+    }
+
     /// Adds, or replaces, a figure, and prints it.
     pub fn figure(&mut self, goal: &str, what: &str, wanted: Wanted, rounds: Vec<f64>, ours: &str) {
         let figure = Figure {
@@ -159,6 +180,7 @@ impl Report {
             wanted,
             rounds,
             ours: ours.to_owned(),
+            theirs: None,
             run: self.run.clone(),
         };
         let shown = median(&figure.rounds);
@@ -190,27 +212,30 @@ impl Report {
     fn markdown(&self) -> String {
         let mut text = HEAD.to_owned();
         let runs: BTreeMap<_, _> = self.runs.keys().zip(1..).collect();
-        text += "## Goals\n\n| goal | what | figure | wanted | | lowest to highest | rounds | run |\n\
-                 |---|---|---|---|---|---|---|---|\n";
+        text += "## Goals\n\n| goal | what | figure | wanted | | lowest to highest | by CPU | rounds | run |\n\
+                 |---|---|---|---|---|---|---|---|---|\n";
         for Figure {
             goal,
             what,
             wanted,
             rounds,
             run,
-            ..
+            ours,
+            theirs,
         } in &self.figures
         {
+            let by_cpu = theirs.as_ref().and_then(|theirs| self.by_cpu(ours, theirs));
             let (low, high) = range(rounds);
             let figure = median(rounds);
             let verdict = if wanted.holds(figure) { "holds" } else { "**missed**" };
             let _ = writeln!(
                 text,
-                "| {goal} | {what} | {} | {} | {verdict} | {} to {} | {} | {} |",
+                "| {goal} | {what} | {} | {} | {verdict} | {} to {} | {} | {} | {} |",
                 wanted.show(figure),
                 wanted.show_wanted(),
                 wanted.show(low),
                 wanted.show(high),
+                by_cpu.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
                 rounds.len(),
                 runs[run]
             );
@@ -243,7 +268,7 @@ impl Report {
             let cpu = |of: fn(Cpu) -> f64| side.median(|sample| of(sample.cpu));
             let _ = writeln!(
                 text,
-                "| {name} | {} | {} to {} | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} | {:.2} | {:.0} | {} | {} |",
+                "| {name} | {} | {} to {} | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} | {:.2} | {:.0} % | {:.0} | {} | {} |",
                 thousands(median(&rates)),
                 thousands(low),
                 thousands(high),
@@ -253,6 +278,7 @@ impl Report {
                 cpu(|cpu| cpu.kafka),
                 cpu(|cpu| cpu.client),
                 side.median(|sample| sample.cpu.total() * sample.rate / 1000.0),
+                elsewhere(side),
                 side.median(|sample| sample.wal),
                 others(side),
                 runs[&side.run]
@@ -268,6 +294,12 @@ impl Report {
             );
         }
         text
+    }
+
+    /// The processor time that a job costs theirs, all processes together, over that of ours.
+    fn by_cpu(&self, ours: &str, theirs: &str) -> Option<f64> {
+        let cost = |side: &str| Some(self.sides.get(side)?.median(|sample| sample.cpu.total()));
+        Some(cost(theirs)? / cost(ours)?)
     }
 
     /// Which processor time a side needs, and so what bounds it.
@@ -288,9 +320,10 @@ impl Report {
         let parts: Vec<_> = parts.map(|(name, cores)| format!("{name} {cores:.2}")).collect();
         let total: f64 = busy.iter().map(|(_, cores)| cores).sum();
         format!(
-            "Our side keeps {total:.2} of {} cores busy: {}.",
+            "Our side kept {total:.2} of {} cores busy: {}; {:.0} % of the machine's work was somebody else's.",
             processors(),
-            parts.join(", ")
+            parts.join(", "),
+            elsewhere(side)
         )
     }
 }
@@ -301,7 +334,11 @@ Made by `make bench`, which starts PostgreSQL, Redis and Apache Kafka itself; [b
 every round. `make bench ONLY=G3` measures one goal again, `ROUNDS`, `BACKLOG` and `SECONDS` say how much, `OUT=DIR`
 writes elsewhere. The sides of a ratio take turns (A B A B); a figure is the median of the rounds' ratios, and a rate
 the median of its rounds. All processes, the generator too, share one machine, so a side's rate is bounded by the sum
-of all their processor time, and CPU per job says more than the rate.
+of all their processor time, and CPU per job says more than the rate. \"By CPU\" is the ratio of the processor time that
+a job costs, theirs over ours, all processes together: what the ratio of the rates would be if processor time alone
+bounded both, and the steadier of the two where the machine has other work. How much of the machine's work was
+somebody else's stands in the column \"elsewhere\": where it is not near zero, the rates are not what the machine can
+do, and a side with many processes (pgbench has 64 in PostgreSQL) is given more of the machine than one with few.
 
 ";
 
@@ -312,8 +349,8 @@ CPU is in seconds per 1,000 jobs, user and system, from /proc; \"client\" is the
 baseline relay runs in the benchmark's own process, which then counts as the service. What each side does exactly, and
 why that is fair, stands at its code in `benches/`.
 
-| side | jobs/s | lowest to highest | service | PostgreSQL | Redis | Kafka | client | cores busy | WAL B/job | others | run |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+| side | jobs/s | lowest to highest | service | PostgreSQL | Redis | Kafka | client | cores busy | elsewhere | WAL B/job | others | run |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 impl Run {
@@ -389,6 +426,11 @@ fn printed(program: &str, arguments: &[&str]) -> String {
         |_| String::new(),
         |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     )
+}
+
+/// The part of the machine's work that was nobody's who takes part, in percent.
+fn elsewhere(side: &Side) -> f64 {
+    side.median(|sample| 100.0 * sample.cpu.elsewhere / (sample.cpu.elsewhere + sample.cpu.total()))
 }
 
 fn others(side: &Side) -> String {

@@ -26,6 +26,8 @@ pub struct Cpu {
     pub kafka: f64,
     /// What asks: this process, or pgbench.
     pub client: f64,
+    /// What else the machine did meanwhile: nothing, where a figure is to be believed.
+    pub elsewhere: f64,
 }
 
 impl Cpu {
@@ -53,6 +55,7 @@ impl Cpu {
                 _ => {}
             }
         }
+        cpu.elsewhere = busy()? - cpu.total();
         Ok(cpu)
     }
 
@@ -80,9 +83,11 @@ impl Cpu {
             redis: self.redis * by,
             kafka: self.kafka * by,
             client: self.client * by,
+            elsewhere: self.elsewhere * by,
         }
     }
 
+    /// Of all that take part.
     pub fn total(self) -> f64 {
         self.service + self.postgres + self.redis + self.kafka + self.client
     }
@@ -106,8 +111,24 @@ impl Add for Cpu {
             redis: self.redis + other.redis,
             kafka: self.kafka + other.kafka,
             client: self.client + other.client,
+            elsewhere: self.elsewhere + other.elsewhere,
         }
     }
+}
+
+/// Seconds that the machine's processors were not idle, all of them together.
+fn busy() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu "));
+    let ticks: Vec<f64> = line
+        .context("no line cpu in /proc/stat")?
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    // user nice system idle iowait irq softirq steal; what follows is in user and nice already.
+    let idle = |field: usize| field == 3 || field == 4;
+    let busy = ticks.iter().take(8).enumerate().filter(|(field, _)| !idle(*field));
+    Ok(busy.map(|(_, ticks)| ticks).sum::<f64>() / TICKS)
 }
 
 struct Process {
