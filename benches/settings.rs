@@ -48,18 +48,17 @@ impl Settings {
 
     /// The command that repeats this run.
     pub fn command(&self) -> String {
-        let mut command = "make bench".to_owned();
-        if self.only.len() < GOALS.len() {
-            let only: Vec<_> = GOALS.into_iter().filter(|goal| self.only.contains(goal)).collect();
-            command += &format!(" ONLY={}", only.join(","));
-        }
-        command
-            + &format!(
-                " ROUNDS={} BACKLOG={} SECONDS={}",
-                self.rounds,
-                self.backlog,
-                self.seconds.as_secs()
-            )
+        let only: Vec<_> = GOALS.into_iter().filter(|goal| self.only.contains(goal)).collect();
+        let only = match only.len() {
+            n if n < GOALS.len() => format!(" ONLY={}", only.join(",")),
+            _ => String::new(),
+        };
+        format!(
+            "make bench{only} ROUNDS={} BACKLOG={} SECONDS={}",
+            self.rounds,
+            self.backlog,
+            self.seconds.as_secs()
+        )
     }
 }
 

@@ -32,7 +32,7 @@ pub const PARTITIONS: i32 = 6;
 /// How the service's tokens are signed.
 pub const SECRET: &str = "a secret of the benchmarks, of thirty-two bytes or more";
 /// For a server or a service to do what it was asked for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// PostgreSQL's settings, beside its defaults, which are durable (`fsync`, `synchronous_commit`): room in memory
 /// as on a server, and no checkpoint in the middle of a measurement, whose full-page images would be counted to
