@@ -21,7 +21,7 @@ use crate::{
     usage::{Cpu, peak_resident},
 };
 
-/// Messages that the textbook relay claims, sends, waits for and marks together. Tried from 100 to 10,000.
+/// Messages that the textbook relay claims, sends, waits for and marks together.
 const TEXTBOOK_BATCH: i64 = 1000;
 /// A drain takes longer only when something is wrong.
 const PATIENCE: Duration = Duration::from_mins(15);
@@ -130,7 +130,7 @@ async fn rdkafka_alone(stack: &Stack, count: i64) -> Result<Sample> {
         let batch = batch.clone();
         tokio::task::spawn_blocking(move || {
             for record in ready.iter().cycle().take(count as usize) {
-                producer.send(record, &batch)?;
+                producer.send_prepared(record, &batch)?;
             }
             anyhow::Ok(producer)
         })
@@ -195,7 +195,7 @@ async fn work(mut connection: PgConnection, producer: Producer) -> Result<i64> {
         for row in &rows {
             let message = textbook_message(row)?;
             ids.push(message.id);
-            producer.send(&Prepared::new(message), &batch)?;
+            producer.send(&message, &batch)?;
         }
         batch.done().await?;
         sqlx::query("update textbook_outbox set published_at = now() where id = any ($1)")

@@ -29,7 +29,7 @@ use crate::{
     accept::CONNECTIONS,
     backlog::{fill_textbook, insert_drafts, message, payload},
     http::{Accepted, User, closed_loop, histogram, open_loop},
-    producer::{Batch, Prepared, Producer},
+    producer::{Batch, Producer},
     report::Sample,
     settings::Settings,
     stack::{Database, PARTITIONS, Service, Stack},
@@ -161,9 +161,9 @@ impl Stage {
             if begin.elapsed() >= each {
                 break;
             }
-            let (ready, batch) = (Prepared::new(message(n)), Batch::of(1));
+            let (message, batch) = (message(n), Batch::of(1));
             let sent = Instant::now();
-            producer.send(&ready, &batch)?;
+            producer.send(&message, &batch)?;
             batch.done().await?;
             // The first of a producer waits for its id.
             if n > 0 {

@@ -86,7 +86,7 @@ impl Producer {
             ("max.in.flight.requests.per.connection", "5"),
             ("message.timeout.ms", "0"),
             ("partitioner", "murmur2_random"),
-            // As the service's, and as fast for a drain as any other (tried: 5 ms).
+            // As the service has it.
             ("linger.ms", "0"),
             // Three times the service's: nothing but librdkafka itself is to bound the ceiling.
             ("queue.buffering.max.messages", "100000"),
@@ -102,8 +102,8 @@ impl Producer {
         })
     }
 
-    /// Hands a record over; when librdkafka's queue is full, waits for room. Blocks for moments.
-    pub fn send(&self, record: &Prepared, batch: &Arc<Batch>) -> Result<()> {
+    /// Hands over a record that lies ready; when librdkafka's queue is full, waits for room. Blocks for moments.
+    pub fn send_prepared(&self, record: &Prepared, batch: &Arc<Batch>) -> Result<()> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in &record.headers {
             headers = headers.insert(Header {
@@ -111,9 +111,29 @@ impl Producer {
                 value: Some(value),
             });
         }
+        self.hand_over(&record.key, &record.payload, headers, batch)
+    }
+
+    /// The same from a row, as the service does it: headers are formatted into librdkafka's memory.
+    pub fn send(&self, message: &OutboxMessage, batch: &Arc<Batch>) -> Result<()> {
+        let mut headers = Some(OwnedHeaders::new_with_capacity(10));
+        for_each_header(message, |key, value| {
+            headers = headers.take().map(|headers| {
+                headers.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            });
+        });
+        let mut key = uuid::Uuid::encode_buffer();
+        let key = message.key.hyphenated().encode_lower(&mut key);
+        self.hand_over(key, &message.payload, headers.unwrap_or_default(), batch)
+    }
+
+    fn hand_over(&self, key: &str, payload: &[u8], headers: OwnedHeaders, batch: &Arc<Batch>) -> Result<()> {
         let mut sent = BaseRecord::with_opaque_to(&self.topic, batch.clone())
-            .key(&record.key)
-            .payload(&record.payload)
+            .key(key)
+            .payload(payload)
             .headers(headers);
         loop {
             match self.inner.send(sent) {
