@@ -26,6 +26,10 @@ use crate::config;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A tail in which nothing arrives for so long is given up, and the start tried again.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an open transaction to be ended; then the start is tried again, and says why.
+const DECIDED_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks whether a transaction has been ended.
+const DECIDED_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Where no offset is known, the tail begins so long before the oldest unsettled row was written: clocks
 /// of broker and database differ.
 const CLOCK_ALLOWANCE: TimeDelta = TimeDelta::hours(1);
@@ -61,6 +65,19 @@ pub enum TailError {
     /// Nothing arrived for a long time.
     #[error("the topic's tail did not arrive within {} s", STALL_TIMEOUT.as_secs())]
     Stalled,
+    /// A transaction, ours or somebody else's, stays open.
+    #[error(
+        "partition {partition} has an open transaction at offset {stable}, before its end at {high}: \
+         `kafka-transactions.sh find-hanging` names it"
+    )]
+    Undecided {
+        /// Of the topic.
+        partition: i32,
+        /// Where it begins.
+        stable: i64,
+        /// The high watermark.
+        high: i64,
+    },
     /// The topic has no partitions, as far as the broker knows.
     #[error("the topic {0:?} does not exist: create it, with the partitions that you need")]
     NoTopic(String),
@@ -80,7 +97,7 @@ impl ClientContext for Quiet {
 
 impl ConsumerContext for Quiet {}
 
-/// Reads each partition from `next_offsets` to its end, read-committed, and calls `found` for every record
+/// Reads each partition from `next_offsets` to its end as it is at the call, read-committed, and calls `found` for every record
 /// that carries both our headers. Where no offset is given, or it is out of range (retention, another
 /// topic), begins an hour before `oldest_unsettled`; without that at the end. Blocks; `cancel` ends it.
 pub fn read_tail(
@@ -101,6 +118,8 @@ pub fn read_tail(
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "16384");
     let consumer = BaseConsumer::from_config_and_context(&c, Quiet)?;
+    c.set("isolation.level", "read_uncommitted");
+    let of_the_log = BaseConsumer::from_config_and_context(&c, Quiet)?;
 
     let metadata = consumer.fetch_metadata(Some(&kafka.topic), CALL_TIMEOUT)?;
     let partitions = metadata.topics().first().map_or(0, |t| t.partitions().len());
@@ -118,7 +137,8 @@ pub fn read_tail(
         if cancel.load(Ordering::Relaxed) {
             return Err(TailError::Cancelled);
         }
-        let (low, high) = consumer.fetch_watermarks(&kafka.topic, partition, CALL_TIMEOUT)?;
+        let (low, high) = of_the_log.fetch_watermarks(&kafka.topic, partition, CALL_TIMEOUT)?;
+        await_decided(&consumer, &kafka.topic, partition, high, cancel)?;
         let known = next_offsets
             .get(partition as usize)
             .copied()
@@ -175,6 +195,38 @@ pub fn read_tail(
         last_news = Instant::now();
     }
     Ok(tail)
+}
+
+/// Waits until no transaction below `high` is open any more. A reader of committed records ends in front of the
+/// first that is, and says that this is the end: what lies behind it would be missed, committed or not
+/// (<https://issues.apache.org/jira/browse/KAFKA-10167>). Whatever is open of ours has been ended; a coordinator that
+/// has just been elected may still be writing the markers.
+fn await_decided(
+    consumer: &BaseConsumer<Quiet>,
+    topic: &str,
+    partition: i32,
+    high: i64,
+    cancel: &AtomicBool,
+) -> Result<(), TailError> {
+    let give_up = Instant::now() + DECIDED_TIMEOUT;
+    loop {
+        // For such a reader, the broker answers with the last stable offset.
+        let (_, stable) = consumer.fetch_watermarks(topic, partition, CALL_TIMEOUT)?;
+        if stable >= high {
+            return Ok(());
+        }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(TailError::Cancelled);
+        }
+        if Instant::now() >= give_up {
+            return Err(TailError::Undecided {
+                partition,
+                stable,
+                high,
+            });
+        }
+        std::thread::sleep(DECIDED_LOOK_EVERY);
+    }
 }
 
 /// Errors of a connection, or of a group that is never joined; not of a partition that is read.

@@ -14,6 +14,7 @@ use crate::support::{
     PATIENCE, Stage, drafts, eventually,
     load::{Load, check_delivery, jobs_in_database},
     proxy::{Cut, Proxy},
+    records::publish,
     token_for,
 };
 
@@ -28,17 +29,30 @@ async fn drained(stage: &Stage) {
     .await;
 }
 
-/// Puts a row into a transaction of the installation's producer and leaves it open, as a leader does that is killed.
-async fn leave_open(stage: &Stage, (id, event, key): (i64, Uuid, Uuid)) {
+/// The transactional id of the installation's leaders.
+async fn transactional_id(stage: &Stage) -> String {
     let installation: Uuid = sqlx::query_scalar("select installation_id from installation")
         .fetch_one(&stage.pool)
         .await
         .expect("the installation");
+    format!("{}.{installation}", stage.topic)
+}
+
+/// The newest row: its id, `ce_id` and key.
+async fn newest_row(stage: &Stage) -> (i64, Uuid, Uuid) {
+    sqlx::query_as("select id, event_id, key from outbox_messages order by id desc limit 1")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a row")
+}
+
+/// Puts a row into a transaction and leaves it open, as a leader does that is killed.
+async fn leave_open(stage: &Stage, transactional_id: String, (id, event, key): (i64, Uuid, Uuid)) {
     let (brokers, topic) = (stage.servers().kafka.bootstrap(), stage.topic.clone());
     tokio::task::spawn_blocking(move || {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
-            .set("transactional.id", format!("{topic}.{installation}"))
+            .set("transactional.id", transactional_id)
             // In the partition of the key, before what the next leader sends.
             .set("partitioner", "murmur2_random")
             // Longer than anybody here waits for the broker to end it.
@@ -65,6 +79,21 @@ async fn leave_open(stage: &Stage, (id, event, key): (i64, Uuid, Uuid)) {
     .expect("a task");
 }
 
+/// Ends whatever is open under a transactional id.
+async fn end_transactions(stage: &Stage, transactional_id: String) {
+    let brokers = stage.servers().kafka.bootstrap();
+    tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("transactional.id", transactional_id)
+            .create()
+            .expect("a producer");
+        producer.init_transactions(PATIENCE).expect("transactions");
+    })
+    .await
+    .expect("a task");
+}
+
 async fn end_what_was_left_open(first: &str, next: &str) {
     let stage = Stage::new().await.set("relay.lease", "1s");
     let user = Uuid::new_v4();
@@ -78,11 +107,7 @@ async fn end_what_was_left_open(first: &str, next: &str) {
 
     let api = stage.app_with(&["--role", "api"], &[]).await;
     api.accept(draft, &token).await;
-    let row = sqlx::query_as("select id, event_id, key from outbox_messages order by id desc limit 1")
-        .fetch_one(&stage.pool)
-        .await
-        .expect("a row");
-    leave_open(&stage, row).await;
+    leave_open(&stage, transactional_id(&stage).await, newest_row(&stage).await).await;
     let _after = stage.app_with(&[], &[("relay.delivery", next)]).await;
     // Would wait behind the open transaction, or find two.
     let records = stage.records(2).await;
@@ -99,6 +124,35 @@ async fn a_transaction_left_open_is_ended_by_the_next_leader() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_left_open_is_ended_by_a_leader_that_uses_none_itself() {
     end_what_was_left_open("exactly-once", "at-least-once").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_behind_an_open_transaction_of_somebody_else_is_not_repeated() {
+    let stage = Stage::new().await;
+    let user = Uuid::new_v4();
+    let api = stage.app_with(&["--role", "api"], &[]).await;
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    api.accept(draft, &token_for(user)).await;
+    let row = newest_row(&stage).await;
+    let somebody_else = format!("{}.foreign", stage.topic);
+    leave_open(&stage, somebody_else.clone(), (i64::MAX, Uuid::new_v4(), row.2)).await;
+    // Behind it, as an earlier leader that was killed before it recorded it.
+    let brokers = stage.servers().kafka.bootstrap();
+    publish(&brokers, &stage.topic, &row, row.1).await;
+
+    let relay = stage.spawn_app(&[], &[]);
+    eventually("the log says what is waited for", Duration::from_secs(45), async || {
+        let log = relay.log();
+        let said = log
+            .lines()
+            .any(|line| line.contains("kafka cannot be used") && line.contains("has an open transaction"));
+        if said { Ok(()) } else { Err(log) }
+    })
+    .await;
+    end_transactions(&stage, somebody_else).await;
+    drained(&stage).await;
+    let ours = stage.records_now().await.len();
+    assert_eq!(ours, 1, "the one that was published before");
 }
 
 #[tokio::test(flavor = "multi_thread")]

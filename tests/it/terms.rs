@@ -2,14 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::{
-    ClientConfig,
-    message::{Header, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord},
-};
 use uuid::Uuid;
 
-use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, token_for};
+use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, records::publish, token_for};
 
 /// A user with a draft.
 struct Someone {
@@ -199,24 +194,6 @@ async fn another_kafka_holds_a_term_back_until_an_operator_accepts_it() {
     assert_eq!(records[0].job_id(), job.to_string());
 }
 
-/// Publishes a record as a leader does, and records nothing of it.
-async fn publish(stage: &Stage, job: &(i64, Uuid, Uuid), event_id: Uuid) {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", stage.servers().kafka.bootstrap());
-    let producer: FutureProducer = config.create().expect("a producer");
-    let (outbox_id, event_id) = (job.0.to_string(), event_id.to_string());
-    let header = |key, value| Header {
-        key,
-        value: Some(value),
-    };
-    let headers = OwnedHeaders::new()
-        .insert(header("outbox-id", &outbox_id))
-        .insert(header("ce_id", &event_id));
-    let key = job.2.to_string();
-    let record = FutureRecord::to(&stage.topic).key(&key).payload("{}").headers(headers);
-    producer.send(record, PATIENCE).await.expect("it is published");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_leader_published_and_did_not_record_is_found_by_both_of_its_ids() {
     let stage = Stage::new().await;
@@ -229,10 +206,11 @@ async fn what_an_earlier_leader_published_and_did_not_record_is_found_by_both_of
         .fetch_all(&stage.pool)
         .await
         .expect("messages");
-    publish(&stage, &jobs[0], jobs[0].1).await;
+    let brokers = stage.servers().kafka.bootstrap();
+    publish(&brokers, &stage.topic, &jobs[0], jobs[0].1).await;
     // As the original of a replay looks to the replay: the same event, another row. And the other way round.
-    publish(&stage, &jobs[1], Uuid::new_v4()).await;
-    publish(&stage, &(i64::MAX, jobs[2].1, jobs[2].2), jobs[2].1).await;
+    publish(&brokers, &stage.topic, &jobs[1], Uuid::new_v4()).await;
+    publish(&brokers, &stage.topic, &(i64::MAX, jobs[2].1, jobs[2].2), jobs[2].1).await;
 
     let relay = stage.app().await;
     shows(&relay, &[("outbox_leading", 1.0), ("outbox_pending_rows", 0.0)]).await;

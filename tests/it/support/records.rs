@@ -9,9 +9,11 @@ use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
-    message::{BorrowedMessage, Headers},
+    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
 };
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::PATIENCE;
 
@@ -108,4 +110,23 @@ fn read(bootstrap: &str, topic: &str) -> Vec<Record> {
     }
     records.sort_by_key(|record| (record.partition, record.offset));
     records
+}
+
+/// Publishes a row (its id, `ce_id` and key) as a leader does, under an event id, and records nothing of it.
+pub async fn publish(bootstrap: &str, topic: &str, (id, _, key): &(i64, Uuid, Uuid), event_id: Uuid) {
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("partitioner", "murmur2_random")
+        .create()
+        .expect("a producer");
+    let (outbox_id, event_id, key) = (id.to_string(), event_id.to_string(), key.to_string());
+    let header = |key, value| Header {
+        key,
+        value: Some(value),
+    };
+    let headers = OwnedHeaders::new()
+        .insert(header("outbox-id", &outbox_id))
+        .insert(header("ce_id", &event_id));
+    let record = FutureRecord::to(topic).key(&key).payload("{}").headers(headers);
+    producer.send(record, PATIENCE).await.expect("it is published");
 }
