@@ -2,10 +2,10 @@
 
 use std::io::Write as _;
 
-use image_job_dispatcher::dev_stack::{Beside, Security};
+use image_job_dispatcher::dev_stack::{Beside, Security, create_topic};
 use uuid::Uuid;
 
-use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, token_for};
+use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, records::read_topic, token_for};
 
 const USER: &str = "dispatcher";
 const PASSWORD: &str = "open sesame";
@@ -48,10 +48,15 @@ async fn logged(app: &App, words: &[&str]) {
     .await;
 }
 
+/// `doctor` cannot reach a server, and says so.
 async fn doctor_says(stage: &Stage, settings: &[(&str, &str)], words: &[&str]) {
+    doctor_fails(stage, settings, 3, words).await;
+}
+
+async fn doctor_fails(stage: &Stage, settings: &[(&str, &str)], code: i32, words: &[&str]) {
     let ran = stage.run_with(&["doctor"], settings).await;
     let said = String::from_utf8_lossy(&ran.stdout);
-    assert_eq!(ran.status.code(), Some(3), "{said}");
+    assert_eq!(ran.status.code(), Some(code), "{said}");
     for word in words {
         assert!(said.contains(word), "{word} in {said}");
     }
@@ -177,4 +182,25 @@ async fn a_wrong_postgresql_password_is_named_so() {
     logged(&app, &["PostgreSQL refuses the login", "database.url"]).await;
     assert!(!app.log().contains("barley"), "a secret in the log");
     doctor_says(&stage, &wrong, &["check user and password"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_does_not_exist_is_named_so_and_once_it_is_made_all_is_published() {
+    let stage = Stage::new().await;
+    let missing = format!("missing-{}", Uuid::new_v4().simple());
+    let elsewhere = [("kafka.topic", &*missing)];
+    let app = stage.app_with(&[], &elsewhere).await;
+    accept(&stage, &app, 3).await;
+    logged(&app, &["kafka cannot be used", &missing, "does not exist: create it"]).await;
+    doctor_fails(&stage, &elsewhere, 5, &[&missing, "does not exist", "create it"]).await;
+
+    let brokers = stage.servers().kafka.bootstrap();
+    create_topic(&brokers, &missing, 2, &[]).await.expect("the topic");
+    eventually("all is published", PATIENCE, async || {
+        match read_topic(&brokers, &missing).await.len() {
+            3 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
 }
