@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
+use image_job_dispatcher::config::Delivery;
 
 use crate::{
     backlog::{DRAFTS, insert_drafts, payload},
@@ -74,7 +75,7 @@ impl Sides {
             baselines.push((name, database));
         }
         // It accepts and does not relay: what the relay costs is measured for itself.
-        let mut service = stack.service(&database, &topic, "api")?;
+        let mut service = stack.service(&database, &topic, "api", Delivery::AtLeastOnce)?;
         service.ready().await?;
         Ok(Self {
             database,

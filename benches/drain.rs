@@ -1,4 +1,4 @@
-//! G3, G4, G8, G9 and G10: how fast a committed backlog gets into Kafka, and what each message costs.
+//! G3, G4, G8, G9, G10 and E1: how fast a committed backlog gets into Kafka, and what each message costs.
 //!
 //! A drain begins when the relay's process, or task, is started on a full table and an empty topic, and ends when
 //! every record is in the topic and recorded as published. CPU and WAL are those of the whole of it, start
@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use image_job_dispatcher::outbox::record::OutboxMessage;
+use image_job_dispatcher::{config::Delivery, outbox::record::OutboxMessage};
 use sqlx::{Acquire, Executor, PgConnection, Row, postgres::PgRow};
 use tokio::task::JoinSet;
 
@@ -51,7 +51,7 @@ pub async fn measure(stack: &Stack, settings: &Settings, against: Against) -> Re
     let mut drained = Drained::default();
     for round in 1..=settings.rounds {
         let say = |side: &str, sample: &Sample| println!("drain, round {round}: {side} {:.0}/s", sample.rate);
-        let ours = ours(stack, count).await?;
+        let ours = ours(stack, count, Delivery::AtLeastOnce).await?;
         say("ours", &ours);
         drained.ours.push(ours);
         if against.ceiling {
@@ -74,11 +74,11 @@ pub async fn measure(stack: &Stack, settings: &Settings, against: Against) -> Re
 }
 
 /// Our relay alone, `serve --role relay`, with its default settings.
-pub async fn ours(stack: &Stack, count: i64) -> Result<Sample> {
+pub async fn ours(stack: &Stack, count: i64, delivery: Delivery) -> Result<Sample> {
     let (database, topic) = (stack.database().await?, stack.topic().await?);
     let mut connection = database.connect().await?;
     fill_outbox(&mut connection, count).await?;
-    let (sample, service) = relay(stack, &database, &topic, &mut connection, (0, count)).await?;
+    let (sample, service) = relay(stack, &database, &topic, &mut connection, (0, count), delivery).await?;
     service.stop().await?;
     drop(connection);
     stack.drop_database(&database.name).await?;
@@ -93,10 +93,11 @@ async fn relay(
     topic: &str,
     connection: &mut PgConnection,
     (before, count): (i64, i64),
+    delivery: Delivery,
 ) -> Result<(Sample, Service)> {
     let look = Topic::new(stack, topic)?;
     let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
-    let mut service = stack.service(database, topic, "relay")?;
+    let mut service = stack.service(database, topic, "relay", delivery)?;
     wait_for(&look, before + count, || service.check()).await?;
     // Recorded too: what is not in a checkpoint would be sent again.
     let deadline = Instant::now() + PATIENCE;
@@ -112,7 +113,8 @@ async fn relay(
     }
     let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
     let resident = peak_resident(service.pid())? / f64::from(1 << 20);
-    let mut sample = sample(&look, (before, count), cpu, wal)?;
+    let transactional = delivery == Delivery::ExactlyOnce;
+    let mut sample = sample(&look, (before, count), transactional, cpu, wal)?;
     sample.others.insert("peak_rss_MiB".to_owned(), resident);
     Ok((sample, service))
 }
@@ -139,7 +141,7 @@ async fn rdkafka_alone(stack: &Stack, count: i64) -> Result<Sample> {
     batch.done().await?;
     let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
     drop(producer);
-    let sample = sample(&look, (0, count), cpu.client_is_service(), wal)?;
+    let sample = sample(&look, (0, count), false, cpu.client_is_service(), wal)?;
     stack.delete_topic(&topic).await?;
     Ok(sample)
 }
@@ -167,7 +169,7 @@ async fn textbook(stack: &Stack, count: i64, workers: usize) -> Result<Sample> {
     }
     let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
     drop((producer, connection));
-    let sample = sample(&look, (0, count), cpu.client_is_service(), wal)?;
+    let sample = sample(&look, (0, count), false, cpu.client_is_service(), wal)?;
     stack.drop_database(&database.name).await?;
     stack.delete_topic(&topic).await?;
     Ok(sample)
@@ -230,10 +232,26 @@ pub async fn under_old_snapshot(stack: &Stack, count: i64, held: bool) -> Result
         reader.execute("select count(*) from outbox_messages").await?;
     }
     fill_outbox(&mut connection, count).await?;
-    let (_, service) = relay(stack, &database, &topic, &mut connection, (0, count)).await?;
+    let (_, service) = relay(
+        stack,
+        &database,
+        &topic,
+        &mut connection,
+        (0, count),
+        Delivery::AtLeastOnce,
+    )
+    .await?;
     service.stop().await?;
     fill_outbox(&mut connection, count).await?;
-    let (sample, service) = relay(stack, &database, &topic, &mut connection, (count, count)).await?;
+    let (sample, service) = relay(
+        stack,
+        &database,
+        &topic,
+        &mut connection,
+        (count, count),
+        Delivery::AtLeastOnce,
+    )
+    .await?;
     service.stop().await?;
     drop((connection, reader));
     stack.drop_database(&database.name).await?;
@@ -256,8 +274,8 @@ async fn wait_for(look: &Topic, count: i64, mut check: impl FnMut() -> Result<()
     }
 }
 
-fn sample(look: &Topic, (before, count): (i64, i64), cpu: Cpu, wal: f64) -> Result<Sample> {
-    let pace = tokio::task::block_in_place(|| look.pace(before, count)).context("the topic's times")?;
+fn sample(look: &Topic, (before, count): (i64, i64), markers: bool, cpu: Cpu, wal: f64) -> Result<Sample> {
+    let pace = tokio::task::block_in_place(|| look.pace(before, count, markers)).context("the topic's times")?;
     Ok(Sample {
         rate: pace.steady,
         cpu: cpu.per_thousand(count as f64),

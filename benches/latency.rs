@@ -1,4 +1,4 @@
-//! G5 and G11: how long a request takes until its record can be consumed, and what an idle replica asks.
+//! G5, G11 and E2: how long a request takes until its record can be consumed, and what an idle replica asks.
 //!
 //! Ours is measured from the moment at which a request was due, by an open loop (see [`open_loop`]), to the moment at
 //! which a consumer of the topic, in this process, has the record: HTTP, commit, relay, Kafka and the fetch. It is
@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
+use image_job_dispatcher::config::Delivery;
 use parking_lot::Mutex;
 use rdkafka::{
     Message, Offset, TopicPartitionList,
@@ -50,14 +51,8 @@ pub struct Latencies {
 
 /// Runs all rounds of G5.
 pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Latencies> {
-    let mut stage = Stage::new(stack).await?;
-    // Full load is what 64 clients get that ask again at once, with the relay and a consumer beside them.
-    let times = (Duration::from_secs(3), settings.seconds);
-    let (full, ..) = closed_loop(&stage.service.listen, &stage.users, CONNECTIONS, times, async || Ok(())).await?;
-    let capacity = full.answered as f64 / settings.seconds.as_secs_f64();
-    println!("latency: full load is {capacity:.0}/s");
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    stage.watch.taken();
+    let mut stage = Stage::new(stack, Delivery::AtLeastOnce).await?;
+    let capacity = stage.full_load(settings).await?;
     let mut latencies = Latencies::default();
     for round in 1..=settings.rounds {
         let (commit, ack) = stage.floor(stack, settings.seconds / 2).await?;
@@ -75,9 +70,29 @@ pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Latencies> {
     Ok(latencies)
 }
 
+/// E2: a quarter of the default mode's full load, in exactly-once mode and in the default one, in turns.
+pub async fn of_both_modes(stack: &Stack, settings: &Settings) -> Result<(Vec<Sample>, Vec<Sample>)> {
+    let mut default = Stage::new(stack, Delivery::AtLeastOnce).await?;
+    let rate = default.full_load(settings).await? * 0.25;
+    let mut once = Stage::new(stack, Delivery::ExactlyOnce).await?;
+    let (mut of_once, mut of_default) = (Vec::new(), Vec::new());
+    for round in 1..=settings.rounds {
+        of_once.push(once.at(stack, rate, settings.seconds).await?);
+        of_default.push(default.at(stack, rate, settings.seconds).await?);
+        println!(
+            "latency, round {round}: p99 {:.2} ms exactly once, {:.2} ms at least once",
+            of_once[round - 1].others["p99_ms"],
+            of_default[round - 1].others["p99_ms"]
+        );
+    }
+    once.end(stack).await?;
+    default.end(stack).await?;
+    Ok((of_once, of_default))
+}
+
 /// G11: transactions a second that PostgreSQL counts in the database of an idle service, which leads.
 pub async fn idle(stack: &Stack, settings: &Settings) -> Result<Vec<f64>> {
-    let stage = Stage::new(stack).await?;
+    let stage = Stage::new(stack, Delivery::AtLeastOnce).await?;
     let mut admin = stack.admin().await?;
     let mut counted = async || -> Result<i64> {
         Ok(
@@ -112,12 +127,12 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new(stack: &Stack) -> Result<Self> {
+    async fn new(stack: &Stack, delivery: Delivery) -> Result<Self> {
         let (database, topic) = (stack.database().await?, stack.topic().await?);
         let (floor, floor_topic) = (stack.database().await?, stack.topic().await?);
         let users = insert_drafts(&mut database.connect().await?).await?;
         fill_textbook(&mut floor.connect().await?, 0).await?;
-        let mut service = stack.service(&database, &topic, "all")?;
+        let mut service = stack.service(&database, &topic, "all", delivery)?;
         service.ready().await?;
         Ok(Self {
             watch: Watch::start(stack, &topic)?,
@@ -128,6 +143,17 @@ impl Stage {
             service,
             users,
         })
+    }
+
+    /// What 64 clients get that ask again at once, a second, with the relay and a consumer beside them.
+    async fn full_load(&mut self, settings: &Settings) -> Result<f64> {
+        let times = (Duration::from_secs(3), settings.seconds);
+        let (full, ..) = closed_loop(&self.service.listen, &self.users, CONNECTIONS, times, async || Ok(())).await?;
+        let capacity = full.answered as f64 / settings.seconds.as_secs_f64();
+        println!("latency: full load is {capacity:.0}/s");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        self.watch.taken();
+        Ok(capacity)
     }
 
     /// One commit after the other, then one record after the other: p99 of each in ms.

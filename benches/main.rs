@@ -16,6 +16,7 @@ mod stack;
 mod usage;
 
 use anyhow::Result;
+use image_job_dispatcher::config::Delivery;
 
 use self::{
     accept::Accepted,
@@ -103,8 +104,8 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         let (large, small) = (settings.backlog * 5, settings.backlog / 20);
         let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
         for round in 1..=settings.rounds {
-            of_large.push(drain::ours(stack, large).await?);
-            of_small.push(drain::ours(stack, small).await?);
+            of_large.push(drain::ours(stack, large, Delivery::AtLeastOnce).await?);
+            of_small.push(drain::ours(stack, small, Delivery::AtLeastOnce).await?);
             say("large backlog", round, &of_large, &of_small);
         }
         let (name, other) = (format!("drain of {large}"), format!("drain of {small}"));
@@ -118,8 +119,8 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         let (large, small) = (settings.backlog, settings.backlog / 100);
         let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
         for round in 1..=settings.rounds {
-            of_large.push(drain::ours(stack, large).await?);
-            of_small.push(drain::ours(stack, small).await?);
+            of_large.push(drain::ours(stack, large, Delivery::AtLeastOnce).await?);
+            of_small.push(drain::ours(stack, small, Delivery::AtLeastOnce).await?);
             say("memory", round, &of_large, &of_small);
         }
         let name = format!("drain of {large}, for memory");
@@ -135,6 +136,38 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         let rates = latency::idle(stack, settings).await?;
         let what = "statements of an idle leader, as PostgreSQL counts transactions";
         report.figure("G11", what, Wanted::PerSecond(1.0), rates, "idle");
+        report.write(&settings.out)?;
+    }
+    measure_exactly_once(stack, settings, report).await
+}
+
+/// What exactly once costs, as ratios to the default mode.
+async fn measure_exactly_once(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    if settings.wants(&["E1"]) {
+        let (mut once, mut default) = (Vec::new(), Vec::new());
+        for round in 1..=settings.rounds {
+            once.push(drain::ours(stack, settings.backlog, Delivery::ExactlyOnce).await?);
+            default.push(drain::ours(stack, settings.backlog, Delivery::AtLeastOnce).await?);
+            say("exactly once", round, &once, &default);
+        }
+        let (name, other) = ("drain, exactly once", "drain, at least once");
+        report.side(name, &once);
+        report.side(other, &default);
+        let what = format!("steady drain of {}, exactly once / at least once", settings.backlog);
+        report.rates("E1", &what, Wanted::AtLeast(0.8), (name, other));
+        report.write(&settings.out)?;
+    }
+    if settings.wants(&["E2"]) {
+        let (once, default) = latency::of_both_modes(stack, settings).await?;
+        let (name, other) = (
+            "a quarter of the load, exactly once",
+            "a quarter of the load, at least once",
+        );
+        report.side(name, &once);
+        report.side(other, &default);
+        let ratios = pairs(&once, &default, |a, b| a.others["p99_ms"] / b.others["p99_ms"]);
+        let what = "p99 from due to consumed at 25 % load, exactly once / at least once";
+        report.figure("E2", what, Wanted::AtMost(2.0), ratios, name);
         report.write(&settings.out)?;
     }
     Ok(())

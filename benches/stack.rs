@@ -10,8 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use image_job_dispatcher::dev_stack::{
-    Home, KafkaBroker, KafkaLibs, Postgres, RedisServer, create_topic, end_with_this_process, forget_ended, free_port,
+use image_job_dispatcher::{
+    config::Delivery,
+    dev_stack::{
+        Home, KafkaBroker, KafkaLibs, Postgres, RedisServer, create_topic, end_with_this_process, forget_ended,
+        free_port,
+    },
 };
 use nix::{
     sys::signal::{self, Signal},
@@ -181,7 +185,7 @@ impl Stack {
     }
 
     /// Starts `dispatcher serve` with its default settings on this database and topic. It is not waited for.
-    pub fn service(&self, database: &Database, topic: &str, role: &str) -> Result<Service> {
+    pub fn service(&self, database: &Database, topic: &str, role: &str, delivery: Delivery) -> Result<Service> {
         let address = || Ok::<_, anyhow::Error>(format!("127.0.0.1:{}", free_port()?));
         let (listen, admin) = (address()?, address()?);
         let settings = [
@@ -190,6 +194,7 @@ impl Stack {
             ("KAFKA__BROKERS", self.kafka.bootstrap()),
             ("KAFKA__TOPIC", topic.to_owned()),
             ("KAFKA__RESULT_TOPIC", results_of(topic)),
+            ("RELAY__DELIVERY", delivery.as_str().to_owned()),
             ("AUTH__JWT_SECRET", SECRET.to_owned()),
             ("HTTP__LISTEN", listen.clone()),
             ("ADMIN__LISTEN", admin.clone()),
