@@ -9,7 +9,7 @@
 //! [`http`] takes the request → [`jobs::intake`] gathers those that arrive together and
 //! [`jobs::accept`] decides each → [`jobs::store`] commits job and outbox row in one statement →
 //! [`relay`] reads the log by id → [`publish`] hands the record to Kafka → [`outbox::checkpoints`] records
-//! that it is there. [`drafts`] is the Event Service's table, read only. [`cli`] is what operators type, and
+//! that it is there. [`console`] is where operators look and act, over HTTP. [`drafts`] is the Event Service's table, read only. [`cli`] is what operators type, and
 //! `cli::serve` the one place that builds pools, clients and tasks. ARCHITECTURE.md walks one job, one
 //! outage and one crash.
 //!
@@ -29,6 +29,7 @@ pub mod messages;
 pub mod publish;
 pub mod relay;
 
+pub mod console;
 pub mod http;
 
 pub mod cli;

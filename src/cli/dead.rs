@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
-use uuid::Uuid;
 
 use super::{
     CliError, Context,
@@ -11,8 +10,7 @@ use super::{
 };
 use crate::outbox::{
     dead_letters::{self, Dead, DeadPage},
-    partitions::ensure_outbox,
-    replays::{self, Pace, Progress, Which},
+    replays,
 };
 
 /// Messages that Kafka refuses for good.
@@ -68,14 +66,6 @@ pub struct ResolveArgs {
     confirmation: Confirmation,
 }
 
-/// What `retry` prints.
-#[derive(Debug, Serialize)]
-struct Retried {
-    retried: i64,
-    /// The operation that did it; null: there was nothing to do.
-    replay_id: Option<Uuid>,
-}
-
 /// What `discard` prints.
 #[derive(Debug, Serialize)]
 struct Discarded {
@@ -89,20 +79,26 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         Args::Retry(args) => {
             let dead = choose(args, &mut conn).await?;
             if !nothing(&dead) {
-                let what = format!("retry {}", describe(&dead));
+                let what = format!("retry {}", dead.describe());
                 args.confirmation.ask(context, &what, "yes")?;
             }
-            let outcome = retry(context, &mut conn, &dead, &args.reason, &args.operator.name()).await?;
+            let (actor, rows) = (args.operator.actor(), context.config.outbox.partition_rows);
+            let outcome = replays::retry_dead_letters_whole(&mut conn, &dead, &args.reason, &actor, rows).await?;
+            if outcome.replay_id.is_none() {
+                eprintln!("there is no dead letter to retry");
+            }
             output::one(context.output, &["retried", "replay_id"], &outcome)
         }
         Args::Discard(args) => {
             let dead = choose(args, &mut conn).await?;
             if !nothing(&dead) {
-                let what = format!("discard {}", describe(&dead));
+                let what = format!("discard {}", dead.describe());
                 args.confirmation.ask(context, &what, "yes")?;
             }
-            let discarded =
-                dead_letters::discard_dead_letters(&mut conn, &dead, &args.reason, &args.operator.name()).await?;
+            let mut tx = conn.begin().await?;
+            let actor = args.operator.actor();
+            let discarded = dead_letters::discard_dead_letters(&mut tx, &dead, &args.reason, &actor).await?;
+            tx.commit().await?;
             output::one(context.output, &["discarded"], &Discarded { discarded })
         }
     }
@@ -176,57 +172,4 @@ async fn choose(args: &ResolveArgs, conn: &mut PgConnection) -> Result<Dead, Cli
 /// All that were named are resolved already.
 fn nothing(dead: &Dead) -> bool {
     matches!(dead, Dead::Ids(ids) if ids.is_empty())
-}
-
-fn describe(dead: &Dead) -> String {
-    match dead {
-        Dead::Ids(ids) => format!(
-            "the dead letters {}",
-            ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
-        ),
-        Dead::Class(class) => format!("all dead letters of the class {class}"),
-        Dead::All => "all dead letters".to_owned(),
-    }
-}
-
-async fn retry(
-    context: &Context,
-    conn: &mut PgConnection,
-    dead: &Dead,
-    reason: &str,
-    by: &str,
-) -> Result<Retried, CliError> {
-    let mut retried = Retried {
-        retried: 0,
-        replay_id: None,
-    };
-    if nothing(dead) {
-        return Ok(retried);
-    }
-    // New rows need a partition; while no leader runs, nobody else makes it.
-    ensure_outbox(conn, context.config.outbox.partition_rows).await?;
-    let mut tx = conn.begin().await?;
-    let Some(mut step) = replays::retry_dead_letters(&mut tx, dead, reason, by).await? else {
-        tx.rollback().await?;
-        eprintln!("there is no dead letter to retry");
-        return Ok(retried);
-    };
-    tx.commit().await?;
-    loop {
-        retried.replay_id = Some(step.id);
-        retried.retried += step.inserted;
-        if step.done {
-            return Ok(retried);
-        }
-        let mut tx = conn.begin().await?;
-        let next: Option<Progress> = replays::advance(&mut tx, Which::One(step.id), Pace::Now).await?;
-        tx.commit().await?;
-        let Some(next) = next else {
-            // A running service has written the rest, or somebody has cancelled or paused it.
-            let replay = replays::read_replay(conn, step.id).await?;
-            retried.retried = replay.map_or(retried.retried, |replay| replay.replayed);
-            return Ok(retried);
-        };
-        step = next;
-    }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::{CliError, Context};
+use crate::outbox::acts::{Actor, Via};
 
 /// Who gives the command.
 #[derive(Debug, clap::Args)]
@@ -13,8 +14,16 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// The name to record.
-    pub fn name(&self) -> String {
+    /// Who acts, for the operators' log.
+    pub fn actor(&self) -> Actor {
+        Actor {
+            name: self.name(),
+            role: None,
+            via: Via::Cli,
+        }
+    }
+
+    fn name(&self) -> String {
         if let Some(by) = &self.by {
             return by.clone();
         }

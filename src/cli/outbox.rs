@@ -3,22 +3,18 @@
 use std::io::Write;
 
 use chrono::{DateTime, Utc};
-use serde::{Serialize, Serializer, ser::SerializeMap};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{CliError, Context, Format, output};
-use crate::outbox::{
-    control::{Pause, read_pause},
-    dead_letters::{DeadLetter, read_dead_letters},
-    overview::{Overview, PartitionStatus, list_partitions, read_overview},
-    query::{self, MessageFilter, MessageState, MessageStatus},
-    record::for_each_header,
+use crate::{
+    console::api::messages::read_life,
+    outbox::{
+        overview::read_stats,
+        query::{self, MessageFilter, MessageState},
+    },
 };
-
-/// Replays of one message that `show` lists at most.
-const REPLAYS_SHOWN: i64 = 100;
 
 /// The log of messages.
 #[derive(Debug, clap::Subcommand)]
@@ -59,6 +55,15 @@ pub struct ListArgs {
     /// Written before this time, RFC 3339
     #[arg(long, value_name = "TIME")]
     to: Option<DateTime<Utc>>,
+    /// Only of this user's jobs
+    #[arg(long, value_name = "UUID")]
+    user: Option<Uuid>,
+    /// Only dead letters of this class
+    #[arg(long, value_name = "CLASS", conflicts_with = "state")]
+    error_class: Option<String>,
+    /// Only written by this replay
+    #[arg(long, value_name = "ID")]
+    replay: Option<Uuid>,
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
@@ -93,14 +98,17 @@ async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Re
             draft: args.draft,
             from: args.from,
             to: args.to,
+            user: args.user,
+            error_class: args.error_class.clone(),
+            replay: args.replay,
         },
     )
     .await?;
     output::rows(context.output, &COLUMNS, &page.rows)?;
     match page.next {
         Some(next) if page.bounded => eprintln!(
-            "stopped after looking at {} messages: go on with --after {next}, or narrow it with --from and --to",
-            query::SCAN_ROWS
+            "stopped after looking at as many messages as one page may: go on with --after {next}, or narrow it with \
+             --from and --to"
         ),
         Some(next) => eprintln!("there may be more: --after {next}"),
         None => {}
@@ -108,43 +116,11 @@ async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Re
     Ok(())
 }
 
-/// One message's whole life.
-#[derive(Debug, Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    status: MessageStatus,
-    /// `ce_time`: when the job was accepted.
-    event_time: DateTime<Utc>,
-    /// The job's owner; null when the job's partition was dropped.
-    user_id: Option<Uuid>,
-    /// As they are sent.
-    headers: Headers,
-    /// As it is sent.
-    payload: Box<RawValue>,
-    dead_letter: Option<DeadLetter>,
-    /// Newest first.
-    replays: Vec<MessageStatus>,
-}
-
 /// A header as it is sent: its name is not a column's, whose underscores are shown as spaces.
 #[derive(Debug, Serialize)]
 struct HeaderLine<'a> {
     name: &'a str,
     value: &'a str,
-}
-
-/// In the order in which they are sent.
-#[derive(Debug)]
-struct Headers(Vec<(&'static str, String)>);
-
-impl Serialize for Headers {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
-    }
 }
 
 async fn show(id: &str, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
@@ -159,7 +135,7 @@ async fn show(id: &str, context: &Context, conn: &mut PgConnection) -> Result<()
             )));
         }
     };
-    let shown = read_shown(id, conn).await?.ok_or_else(|| {
+    let shown = read_life(conn, id, &context.config.kafka.topic).await?.ok_or_else(|| {
         CliError::NotFound(format!(
             "there is no message {id} in the outbox; retention may have dropped it"
         ))
@@ -212,6 +188,10 @@ async fn show(id: &str, context: &Context, conn: &mut PgConnection) -> Result<()
         ];
         output::one(context.output, &columns, dead)?;
     }
+    section("job")?;
+    output::one(context.output, &["status", "error", "createdAt"], &shown.job)?;
+    section("the same key")?;
+    output::one(context.output, &["previous", "next"], &shown.same_key)?;
     if !shown.replays.is_empty() {
         section("replays")?;
         output::rows(context.output, &COLUMNS, &shown.replays)?;
@@ -223,50 +203,8 @@ fn section(title: &str) -> Result<(), CliError> {
     Ok(writeln!(std::io::stdout(), "\n{title}:")?)
 }
 
-async fn read_shown(id: i64, conn: &mut PgConnection) -> Result<Option<Shown>, CliError> {
-    let Some(message) = query::read_message(conn, id).await? else {
-        return Ok(None);
-    };
-    let Some(status) = query::read_status(conn, &[id]).await?.into_iter().next() else {
-        return Ok(None);
-    };
-    let mut headers = Vec::new();
-    for_each_header(&message, |name, value| headers.push((name, value.to_owned())));
-    let text = String::from_utf8_lossy(&message.payload).into_owned();
-    let payload = match RawValue::from_string(text) {
-        Ok(json) => json,
-        // Not by this program: shown as text all the same.
-        Err(_) => {
-            serde_json::value::to_raw_value(&String::from_utf8_lossy(&message.payload)).map_err(anyhow::Error::from)?
-        }
-    };
-    Ok(Some(Shown {
-        event_time: message.event_time,
-        user_id: query::read_owner(conn, message.job_id).await?,
-        headers: Headers(headers),
-        payload,
-        dead_letter: read_dead_letters(conn, &[id]).await?.into_iter().next(),
-        replays: query::list_replays_of(conn, id, REPLAYS_SHOWN).await?,
-        status,
-    }))
-}
-
-/// What `stats` prints.
-#[derive(Debug, Serialize)]
-struct Stats {
-    #[serde(flatten)]
-    overview: Overview,
-    /// Null: not paused.
-    paused: Option<Pause>,
-    partitions: Vec<PartitionStatus>,
-}
-
 async fn stats(context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
-    let stats = Stats {
-        overview: read_overview(conn).await?,
-        paused: read_pause(conn).await?,
-        partitions: list_partitions(conn).await?,
-    };
+    let stats = read_stats(conn).await?;
     if context.output != Format::Table {
         return output::one(context.output, &[], &stats);
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use sqlx::Connection;
 
 use super::{
     CliError, Context,
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::outbox::{
     control::{Pause, Paused, Resumed, pause_relay, resume_relay},
-    installation,
+    installation::accept_identity,
 };
 
 /// Stop handing messages to Kafka, within a second; jobs are still accepted
@@ -32,6 +33,8 @@ pub struct ResumeArgs {
     /// Also accept that there is another cluster or topic behind the configured names than before
     #[arg(long)]
     accept_identity: bool,
+    #[command(flatten)]
+    operator: Operator,
     #[command(flatten)]
     confirmation: Confirmation,
 }
@@ -65,7 +68,9 @@ pub(super) async fn pause(args: &PauseArgs, context: &Context) -> Result<(), Cli
     }
     let mut conn = context.database().await?;
     args.confirmation.ask_on_terminal(context, "pause the relay")?;
-    let paused = pause_relay(&mut conn, args.reason.trim(), &args.operator.name()).await?;
+    let mut tx = conn.begin().await?;
+    let paused = pause_relay(&mut tx, args.reason.trim(), &args.operator.actor()).await?;
+    tx.commit().await?;
     let outcome = match paused {
         Paused::Now(pause) => PauseOutcome {
             paused: true,
@@ -94,13 +99,17 @@ pub(super) async fn resume(args: &ResumeArgs, context: &Context) -> Result<(), C
     if args.accept_identity {
         let what = "forget which Kafka cluster and topic the outbox was written to";
         args.confirmation.ask(context, what, "yes")?;
-        let known = installation::read(&mut conn).await?;
-        installation::accept_identity(&mut conn).await?;
-        forgotten = (known.topic, known.cluster_id);
     } else {
         args.confirmation.ask_on_terminal(context, "resume the relay")?;
     }
-    let was = resume_relay(&mut conn).await?;
+    let actor = args.operator.actor();
+    let mut tx = conn.begin().await?;
+    if args.accept_identity {
+        let known = accept_identity(&mut tx, &actor).await?;
+        forgotten = (known.topic, known.cluster_id);
+    }
+    let was = resume_relay(&mut tx, &actor).await?;
+    tx.commit().await?;
     match &was {
         Some(was) => eprintln!(
             "it was paused for {}, by {}: {}",

@@ -1,8 +1,7 @@
 //! `dispatcher replay`: send messages again, as a recorded operation.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
@@ -11,7 +10,7 @@ use super::{
     output,
 };
 use crate::outbox::replays::{
-    self, Change, Created, NewReplay, Preview, Replay, SelectError, Selection, Warning, Window,
+    self, Change, Created, NewReplay, Preview, Previewed, Replay, SelectError, Selection, Wanted, Warning,
 };
 
 /// Send messages again.
@@ -46,6 +45,8 @@ pub enum Args {
 pub struct ChangeArgs {
     /// The replay's id, or its operation id
     id: String,
+    #[command(flatten)]
+    operator: Operator,
     #[command(flatten)]
     confirmation: Confirmation,
 }
@@ -121,23 +122,25 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     }
 }
 
-const LIST_COLUMNS: [&str; 8] = [
+const LIST_COLUMNS: [&str; 9] = [
     "id",
     "state",
     "matched",
     "replayed",
     "rate",
+    "seconds_left",
     "requested_by",
     "created_at",
     "reason",
 ];
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "id",
     "operation_id",
     "state",
     "matched",
     "replayed",
     "rate",
+    "seconds_left",
     "filter",
     "reason",
     "requested_by",
@@ -154,34 +157,20 @@ fn print(context: &Context, replay: &Replay) -> Result<(), CliError> {
 
 impl CreateArgs {
     fn selection(&self) -> Result<Selection, CliError> {
-        if let (Some(from), Some(to)) = (self.from, self.to)
-            && from >= to
-        {
-            return Err(CliError::Usage(format!("--from {from} is not before --to {to}")));
-        }
         if self.reason.trim().is_empty() {
             return Err(CliError::Usage("--reason is empty: say why".to_owned()));
         }
-        let window = Window {
+        let wanted = Wanted {
+            jobs: self.job.clone(),
+            ids: self.id.clone(),
             from: self.from,
             to: self.to,
-            key: self.key.or(self.draft),
+            key: self.key,
+            draft: self.draft,
             user: self.user,
+            dead_group: self.dead_group.clone(),
         };
-        Ok(if !self.job.is_empty() || !self.id.is_empty() {
-            Selection::Name {
-                jobs: self.job.clone(),
-                ids: self.id.clone(),
-            }
-        } else if let Some(class) = &self.dead_group {
-            Selection::Dead {
-                ids: Vec::new(),
-                class: Some(class.clone()),
-                window,
-            }
-        } else {
-            Selection::Window(window)
-        })
+        wanted.selection().map_err(CliError::Usage)
     }
 }
 
@@ -197,7 +186,7 @@ async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -
         for warning in &preview.warnings {
             eprintln!("warning: {}", explain(warning));
         }
-        return output::one(context.output, &PREVIEW_COLUMNS, &Previewed::from(&preview));
+        return output::one(context.output, &PREVIEW_COLUMNS, &Previewed::from(preview));
     }
     if preview.summary.count == 0 {
         return Err(CliError::NotFound(
@@ -212,10 +201,13 @@ async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -
         operation_id: args.operation_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string()),
         selection,
         reason: args.reason.trim().to_owned(),
-        by: args.operator.name(),
+        by: args.operator.actor(),
         rate: args.rate,
     };
-    match replays::create_replay(conn, &new, &preview.summary).await? {
+    let mut tx = conn.begin().await?;
+    let created = replays::create_replay(&mut tx, &new, &preview.summary).await?;
+    tx.commit().await?;
+    match created {
         Created::New(replay) => {
             eprintln!("the replay runs as soon as, and as long as, a service with a relay runs");
             print(context, &replay)
@@ -249,38 +241,6 @@ const PREVIEW_COLUMNS: [&str; 8] = [
     "upper_bound",
     "sample",
 ];
-
-/// What `--dry-run` prints.
-#[derive(Debug, Serialize)]
-struct Previewed<'a> {
-    count: i64,
-    keys: i64,
-    oldest: Option<DateTime<Utc>>,
-    newest: Option<DateTime<Utc>>,
-    dead: i64,
-    lower_bound: i64,
-    upper_bound: i64,
-    /// The first few outbox ids.
-    sample: &'a [i64],
-    warnings: &'a [Warning],
-}
-
-impl<'a> From<&'a Preview> for Previewed<'a> {
-    fn from(preview: &'a Preview) -> Self {
-        let summary = &preview.summary;
-        Self {
-            count: summary.count,
-            keys: summary.keys,
-            oldest: summary.oldest,
-            newest: summary.newest,
-            dead: summary.dead,
-            lower_bound: summary.frozen.lower,
-            upper_bound: summary.frozen.upper,
-            sample: &preview.sample,
-            warnings: &preview.warnings,
-        }
-    }
-}
 
 fn announce(preview: &Preview, rate: i32) {
     let summary = &preview.summary;
@@ -329,12 +289,7 @@ fn explain(warning: &Warning) -> String {
 }
 
 async fn find(conn: &mut PgConnection, id: &str) -> Result<Replay, CliError> {
-    if let Ok(id) = id.parse::<Uuid>()
-        && let Some(replay) = replays::read_replay(conn, id).await?
-    {
-        return Ok(replay);
-    }
-    replays::find_operation(conn, id)
+    replays::find_replay(conn, id)
         .await?
         .ok_or_else(|| CliError::NotFound(format!("there is no replay {id}: see `dispatcher replay list`")))
 }
@@ -344,7 +299,10 @@ async fn change(args: &ChangeArgs, change: Change, context: &Context, conn: &mut
     let (_, to) = change.states();
     args.confirmation
         .ask_on_terminal(context, &format!("make the replay {} {to}", replay.id))?;
-    if let Some(changed) = replays::change_replay(conn, replay.id, change).await? {
+    let mut tx = conn.begin().await?;
+    let changed = replays::change_replay(&mut tx, replay.id, change, &args.operator.actor()).await?;
+    tx.commit().await?;
+    if let Some(changed) = changed {
         return print(context, &changed);
     }
     let now = find(conn, &args.id).await?;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use axum::Router;
 use secrecy::ExposeSecret as _;
 use sqlx::{
     Connection, PgConnection,
@@ -28,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{CliError, Context};
 use crate::{
     config::Config,
+    console::{self, ConsoleState},
     http::{
         self, AdminState, ApiState,
         auth::Authenticator,
@@ -114,18 +116,30 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         Role::All | Role::Api => Some(bind("http.listen", config.http.listen).await?),
         Role::Relay => None,
     };
-    // Metrics and liveness are there while the database is waited for.
+    let authenticator = authenticator(config, role).await?;
+    if let Some(authenticator) = &authenticator {
+        tasks.spawn("token keys", authenticator.clone().keep_fresh(stop_relay.clone()));
+    }
+    // Metrics, liveness and the console's log-in are there while the database is waited for.
     let admin_state = AdminState {
         readiness: readiness.clone(),
         metrics: Arc::clone(&metrics),
         max_header_bytes: config.http.max_header_bytes,
     };
+    let console = authenticator.clone().map_or_else(Router::new, |authenticator| {
+        console::router(ConsoleState {
+            pool: console::pool(&database, config.database.connect_timeout),
+            authenticator,
+            config: Arc::new(config.clone()),
+            metrics: Arc::clone(&metrics),
+        })
+    });
     let stop_admin = CancellationToken::new();
     tasks.spawn(
         "admin listener",
         listener::serve(
             admin,
-            http::admin_router(admin_state),
+            http::admin_router(admin_state, console::document(), console),
             listener_options.clone(),
             stop_admin.clone(),
         ),
@@ -170,13 +184,9 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             &intake_tasks,
             stop_intake.clone(),
         );
-        let authenticator = Authenticator::from_config(&config.auth)
-            .await
-            .map_err(|error| CliError::Usage(error.to_string()))?;
-        tasks.spawn("token keys", authenticator.clone().keep_fresh(stop_relay.clone()));
         let status = StatusReader::new(reads.clone(), cache, &config.kafka.topic);
         let state = ApiState {
-            authenticator,
+            authenticator: authenticator.expect("a replica that takes requests does not start without"),
             rate_limit: Arc::new(RateLimit::new(config.http.rate_limit)),
             body: BodyLimits {
                 max_bytes: config.http.max_body_bytes,
@@ -254,6 +264,19 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             Ok(())
         }
         Some(name) => Err(anyhow!("{name} ended by itself; the log says why").into()),
+    }
+}
+
+/// What verifies tokens. A replica that only relays goes on without it, and then has no console: nothing that the
+/// relay does depends on who may look.
+async fn authenticator(config: &Config, role: Role) -> Result<Option<Authenticator>, CliError> {
+    match Authenticator::from_config(&config.auth).await {
+        Ok(authenticator) => Ok(Some(authenticator)),
+        Err(reason) if role == Role::Relay => {
+            tracing::info!(%reason, "no console and no admin API on this replica");
+            Ok(None)
+        }
+        Err(error) => Err(CliError::Usage(error.to_string())),
     }
 }
 

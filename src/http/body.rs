@@ -1,4 +1,5 @@
-//! A request's body is not needed, and so it is only checked and thrown away, within bounds.
+//! Bodies, within bounds of size and time. Accepting a job needs none, and so it is only checked and thrown away;
+//! an operator's act is read.
 
 use std::time::Duration;
 
@@ -25,10 +26,20 @@ pub(super) async fn discard(headers: &HeaderMap, body: Body, limits: BodyLimits)
     if body.is_end_stream() {
         return Ok(());
     }
-    let json = is_json(headers);
+    receive(body, is_json(headers), limits, |_| {}).await
+}
+
+/// Reads the body whole. One that is not empty must be of the media type that the caller has looked for: `typed`.
+pub async fn read(body: Body, typed: bool, limits: BodyLimits) -> Result<Vec<u8>, Problem> {
+    let mut whole = Vec::new();
+    receive(body, typed, limits, |chunk| whole.extend_from_slice(chunk)).await?;
+    Ok(whole)
+}
+
+async fn receive(body: Body, typed: bool, limits: BodyLimits, mut take: impl FnMut(&[u8])) -> Result<(), Problem> {
     // Said in Content-Length, it can be refused before a byte of it was sent (Expect: 100-continue).
     let declared = body.size_hint().lower();
-    check(declared, json, limits)?;
+    check(declared, typed, limits)?;
 
     let read = async {
         let mut chunks = body.into_data_stream();
@@ -36,7 +47,8 @@ pub(super) async fn discard(headers: &HeaderMap, body: Body, limits: BodyLimits)
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| Problem::new(Code::MalformedRequest).cause(error))?;
             seen += chunk.len() as u64;
-            check(seen, json, limits)?;
+            check(seen, typed, limits)?;
+            take(&chunk);
         }
         Ok(())
     };
@@ -45,8 +57,8 @@ pub(super) async fn discard(headers: &HeaderMap, body: Body, limits: BodyLimits)
     })
 }
 
-fn check(bytes: u64, json: bool, limits: BodyLimits) -> Result<(), Problem> {
-    if bytes > 0 && !json {
+fn check(bytes: u64, typed: bool, limits: BodyLimits) -> Result<(), Problem> {
+    if bytes > 0 && !typed {
         return Err(Problem::new(Code::UnsupportedMediaType));
     }
     if bytes > limits.max_bytes as u64 {
@@ -56,14 +68,22 @@ fn check(bytes: u64, json: bool, limits: BodyLimits) -> Result<(), Problem> {
 }
 
 /// `application/json` or `application/<anything>+json`, with or without parameters.
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(value)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else {
-        return false;
-    };
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence
+pub fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers)
         .strip_prefix("application/")
         .is_some_and(|subtype| subtype == "json" || subtype.len() > 5 && subtype.ends_with("+json"))
+}
+
+/// `application/x-www-form-urlencoded`, with or without parameters.
+pub fn is_form(headers: &HeaderMap) -> bool {
+    media_type(headers) == "application/x-www-form-urlencoded"
+}
+
+/// The essence of Content-Type in lower case; empty when there is none.
+fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
 }
 
 #[cfg(test)]

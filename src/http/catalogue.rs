@@ -19,19 +19,26 @@ pub enum Code {
     MalformedRequest,
     MalformedId,
     MalformedHeader,
+    MalformedQuery,
+    MalformedBody,
     Unauthorized,
+    Forbidden,
+    CrossOrigin,
     NotFound,
     NoSuchRoute,
     MethodNotAllowed,
     RequestTimeout,
     NoRecommendation,
     IdempotencyInProgress,
+    ReplayHasEnded,
+    SelectionChanged,
     MessageTooLarge,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
     DraftIncomplete,
     IdempotencyKeyReused,
+    OperationIdReused,
     RateLimited,
     HeadersTooLarge,
     Internal,
@@ -75,23 +82,30 @@ const fn entry(
 
 impl Code {
     /// In the order of their status.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 31] = [
         Self::MalformedRequest,
         Self::MalformedId,
         Self::MalformedHeader,
+        Self::MalformedQuery,
+        Self::MalformedBody,
         Self::Unauthorized,
+        Self::Forbidden,
+        Self::CrossOrigin,
         Self::NotFound,
         Self::NoSuchRoute,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::NoRecommendation,
         Self::IdempotencyInProgress,
+        Self::ReplayHasEnded,
+        Self::SelectionChanged,
         Self::MessageTooLarge,
         Self::BodyTooLarge,
         Self::UriTooLong,
         Self::UnsupportedMediaType,
         Self::DraftIncomplete,
         Self::IdempotencyKeyReused,
+        Self::OperationIdReused,
         Self::RateLimited,
         Self::HeadersTooLarge,
         Self::Internal,
@@ -127,6 +141,22 @@ impl Code {
                  visible ASCII characters, is given once, and may stand in double quotes.",
                 "Mend the header named in `detail`.",
             ),
+            Self::MalformedQuery => entry(
+                "malformed-query",
+                StatusCode::BAD_REQUEST,
+                "A query parameter cannot be used",
+                "A query parameter is unknown, is given twice, or has a value that cannot be read; `detail` says which. \
+                 Only what operators read has query parameters.",
+                "Mend the parameter named in `detail`.",
+            ),
+            Self::MalformedBody => entry(
+                "malformed-body",
+                StatusCode::BAD_REQUEST,
+                "The request's body cannot be used",
+                "The body is not JSON (or not a form, where one is asked for), or a field of it is unknown, missing or out \
+                 of range; `detail` says which. Only operators' acts have bodies that are read. Nothing was changed.",
+                "Mend the field named in `detail`.",
+            ),
             Self::Unauthorized => entry(
                 "unauthorized",
                 StatusCode::UNAUTHORIZED,
@@ -135,12 +165,30 @@ impl Code {
                  for this service.",
                 "Get a fresh token and send the request again.",
             ),
+            Self::Forbidden => entry(
+                "forbidden",
+                StatusCode::FORBIDDEN,
+                "The token's role may not do this",
+                "Operators' pages and acts need a role: `viewer` reads, `operator` also pauses, replays, retries and \
+                 discards, `admin` does everything. Nothing was changed.",
+                "Use a token whose claim `role` is the one named in `detail`.",
+            ),
+            Self::CrossOrigin => entry(
+                "cross-origin",
+                StatusCode::FORBIDDEN,
+                "The request came from another site's page",
+                "A browser says, by Sec-Fetch-Site or Origin, that a page of another origin sent this request; or a \
+                 session's cookie came without either, which no browser does. Nothing was changed.",
+                "Act from the console's own pages. A program sends `Authorization: Bearer` and no cookie. A proxy in \
+                 front has to pass Host, Origin and Sec-Fetch-Site on unchanged.",
+            ),
             Self::NotFound => entry(
                 "not-found",
                 StatusCode::NOT_FOUND,
-                "There is no such thing of yours",
-                "The event draft or the job does not exist, or belongs to another user: the two are not told apart.",
-                "Check the id, and that the token is the owner's.",
+                "There is no such thing",
+                "What was asked for does not exist or, where it has an owner, belongs to another user: the two are not \
+                 told apart.",
+                "Check the id and, for a draft or a job, that the token is the owner's.",
             ),
             Self::NoSuchRoute => entry(
                 "no-such-route",
@@ -177,6 +225,20 @@ impl Code {
                 "Another request with the same key had not finished after five seconds of waiting.",
                 "Repeat the same request after Retry-After seconds.",
             ),
+            Self::ReplayHasEnded => entry(
+                "replay-has-ended",
+                StatusCode::CONFLICT,
+                "The replay has ended",
+                "A replay that is done or cancelled stays so.",
+                "Create a new replay.",
+            ),
+            Self::SelectionChanged => entry(
+                "selection-changed",
+                StatusCode::CONFLICT,
+                "The selection is no longer what was agreed to",
+                "More or fewer messages match than the `count` that came with the request. Nothing was started.",
+                "Look at a new preview, and send its count.",
+            ),
             Self::MessageTooLarge => entry(
                 "message-too-large",
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -188,8 +250,8 @@ impl Code {
                 "body-too-large",
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "The request's body is too large",
-                "The body is larger than `http.max_body_bytes`. This API needs no request body at all.",
-                "Send no body.",
+                "The body is larger than this listener takes. Accepting a job needs no body at all.",
+                "Send no body for a job; name fewer ids in one act.",
             ),
             Self::UriTooLong => entry(
                 "uri-too-long",
@@ -203,7 +265,7 @@ impl Code {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "The request's body is not JSON",
                 "The request has a body whose Content-Type is not application/json (nor application/*+json).",
-                "Send no body, or declare it as JSON.",
+                "Send no body, or declare it as JSON. Log-in alone takes a form.",
             ),
             Self::DraftIncomplete => entry(
                 "draft-incomplete",
@@ -218,6 +280,14 @@ impl Code {
                 "The Idempotency-Key was used for another event draft",
                 "A key names one request: it was already used with another draft.",
                 "Use a new key for a new request.",
+            ),
+            Self::OperationIdReused => entry(
+                "operation-id-reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The operation id was used for another selection",
+                "An operation id names one replay, so that the same one starts nothing twice: it was already used with \
+                 another selection.",
+                "Use a new operation id for a new replay.",
             ),
             Self::RateLimited => entry(
                 "rate-limited",
@@ -257,11 +327,11 @@ impl Code {
             Self::OutcomeUnknown => entry(
                 "outcome-unknown",
                 StatusCode::SERVICE_UNAVAILABLE,
-                "It is not known whether the job was accepted",
-                "The database was lost while the job was being committed: the job may or may not exist. This is the only \
-                 503 after which something may have been accepted.",
+                "It is not known whether it was done",
+                "The database was lost while the job, or an operator's act, was being committed: it may or may not have \
+                 been done. This is the only 503 after which something may have been accepted.",
                 "Repeat with the same Idempotency-Key: it gives the first job if there is one. Without a key, a repeat may \
-                 make a second job.",
+                 make a second job. An operator's act can be repeated: what is done is not done twice.",
             ),
             Self::KeysUnavailable => entry(
                 "keys-unavailable",

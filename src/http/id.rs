@@ -6,7 +6,7 @@ use super::{catalogue::Code, problem::Problem};
 
 /// A UUID in its hyphenated form, in either case, and no other form: one id, one address.
 /// `what` names it in the problem.
-pub(super) fn parse(what: &str, text: &str) -> Result<Uuid, Problem> {
+pub fn parse(what: &str, text: &str) -> Result<Uuid, Problem> {
     match Uuid::try_parse(text) {
         Ok(id) if text.len() == uuid::fmt::Hyphenated::LENGTH => Ok(id),
         _ => Err(Problem::new(Code::MalformedId).detail(format!(

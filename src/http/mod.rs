@@ -8,12 +8,12 @@ pub mod auth;
 pub mod body;
 pub mod catalogue;
 #[cfg(test)]
-mod committed;
+pub(crate) mod committed;
 mod content_generation;
 mod edge;
 mod etag;
 pub mod health;
-mod id;
+pub mod id;
 mod idempotency;
 mod job_events;
 mod jobs;
@@ -77,18 +77,20 @@ pub struct ApiState {
 impl ApiState {
     /// Who calls, and whether that user may call again so soon.
     async fn identify(&self, headers: &HeaderMap) -> Result<Uuid, Problem> {
-        let principal = self.authenticator.authenticate(headers).await.map_err(refused)?;
+        let principal = self.authenticator.authenticate(headers).await?;
         self.rate_limit.check(principal.user_id)?;
         Ok(principal.user_id)
     }
 }
 
-fn refused(error: AuthError) -> Problem {
-    match error {
-        AuthError::KeysUnavailable => Problem::new(Code::KeysUnavailable).retry_after(5),
-        error => Problem::new(Code::Unauthorized)
-            .detail(error.to_string())
-            .header(header::WWW_AUTHENTICATE, error.challenge()),
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::KeysUnavailable => Self::new(Code::KeysUnavailable).retry_after(5),
+            error => Self::new(Code::Unauthorized)
+                .detail(error.to_string())
+                .header(header::WWW_AUTHENTICATE, error.challenge()),
+        }
     }
 }
 
@@ -98,7 +100,7 @@ impl FromRef<ApiState> for Readiness {
     }
 }
 
-/// What the operators' listener works with.
+/// What the operators' listener works with, whoever asks. The console has a state of its own.
 #[derive(Debug, Clone)]
 pub struct AdminState {
     /// Answers `/readyz`.
@@ -119,8 +121,9 @@ pub fn public_router(state: ApiState) -> Router {
     surround(router.with_state(state), edge)
 }
 
-/// The routes of the operators' listener: health, metrics, the API's description.
-pub fn admin_router(state: AdminState) -> Router {
+/// The routes of the operators' listener: health, metrics and the API's description (`document`), which need no
+/// token, and those of `console`, which do.
+pub fn admin_router(state: AdminState, document: utoipa::openapi::OpenApi, console: Router) -> Router {
     let AdminState {
         readiness,
         metrics,
@@ -130,7 +133,8 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz).with_state(readiness))
         .route("/metrics", get(metrics::show).with_state(Arc::clone(&metrics)))
-        .merge(openapi::routes());
+        .merge(openapi::routes(document))
+        .merge(console);
     surround(
         router,
         Edge {

@@ -4,7 +4,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow, types::Json};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -182,6 +182,16 @@ impl StatusReader {
         };
         Ok(rows?.iter().map(view).collect::<sqlx::Result<_>>()?)
     }
+}
+
+/// One job and its owner, whoever asks; `None`: there is none. `topic` as in [`StatusReader::new`].
+pub async fn read_job(conn: &mut PgConnection, job_id: Uuid, topic: &str) -> sqlx::Result<Option<(Uuid, JobView)>> {
+    let row = sqlx::query(FIND_JOBS)
+        .bind([job_id])
+        .bind(topic)
+        .fetch_optional(conn)
+        .await?;
+    row.as_ref().map(view).transpose()
 }
 
 /// - `unnest` and `lateral`, and not `= any`, so that only the partitions of these jobs are looked into.

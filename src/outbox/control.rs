@@ -2,10 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::PgConnection;
 
+use super::acts::{Act, Actor, record_act};
+
 /// A pause: who, why, since when. Nothing is handed to Kafka while it lasts; accepting goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Pause {
     /// As the operator gave it.
     pub reason: String,
@@ -25,7 +28,7 @@ pub enum Paused {
 }
 
 /// A pause that ended.
-#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Resumed {
     /// The pause that ended.
     #[sqlx(flatten)]
@@ -36,17 +39,18 @@ pub struct Resumed {
 }
 
 /// Pauses the relay, unless it is paused: the first pause's reason is not overwritten.
-pub async fn pause_relay(conn: &mut PgConnection, reason: &str, by: &str) -> sqlx::Result<Paused> {
+pub async fn pause_relay(conn: &mut PgConnection, reason: &str, actor: &Actor) -> sqlx::Result<Paused> {
     let paused: Option<Pause> = sqlx::query_as(
         "update outbox_control set paused = true, reason = $1, by = $2, since = clock_timestamp()
          where not paused
          returning reason, by, since",
     )
     .bind(reason)
-    .bind(by)
+    .bind(&actor.name)
     .fetch_optional(&mut *conn)
     .await?;
     if let Some(pause) = paused {
+        record_act(conn, actor, Act::Pause, "relay", json!({}), Some(reason)).await?;
         return Ok(Paused::Now(pause));
     }
     // It can only have been resumed in between by somebody else; then that resume came after this pause.
@@ -57,8 +61,8 @@ pub async fn pause_relay(conn: &mut PgConnection, reason: &str, by: &str) -> sql
 }
 
 /// Ends the pause; `None`: it was not paused.
-pub async fn resume_relay(conn: &mut PgConnection) -> sqlx::Result<Option<Resumed>> {
-    sqlx::query_as(
+pub async fn resume_relay(conn: &mut PgConnection, actor: &Actor) -> sqlx::Result<Option<Resumed>> {
+    let resumed: Option<Resumed> = sqlx::query_as(
         "with before as (
              select coalesce(reason, '') as reason, coalesce(by, '') as by,
                     coalesce(since, clock_timestamp()) as since
@@ -71,8 +75,13 @@ pub async fn resume_relay(conn: &mut PgConnection) -> sqlx::Result<Option<Resume
          select before.*, extract(epoch from clock_timestamp() - before.since)::float8 as lasted_seconds
          from before, after",
     )
-    .fetch_optional(conn)
-    .await
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(was) = &resumed {
+        let detail = json!({"lasted_seconds": was.lasted_seconds, "was": was.pause});
+        record_act(conn, actor, Act::Resume, "relay", detail, None).await?;
+    }
+    Ok(resumed)
 }
 
 /// The pause that is on now.

@@ -6,11 +6,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::acts::{Act, Actor, record_act};
+
 /// A dead letter, with what it is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct DeadLetter {
     /// The message's id in the outbox.
     pub outbox_id: i64,
@@ -35,7 +38,7 @@ pub struct DeadLetter {
 }
 
 /// Unresolved dead letters of one class.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct DeadGroup {
     /// What they have in common.
     pub error_class: String,
@@ -60,6 +63,36 @@ pub enum Dead {
     Class(String),
     /// All.
     All,
+}
+
+/// Ids that a text for people spells out; the rest it counts.
+const IDS_SPELT_OUT: usize = 10;
+
+impl Dead {
+    /// For people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Ids(ids) => {
+                let spelt: Vec<_> = ids.iter().take(IDS_SPELT_OUT).map(i64::to_string).collect();
+                let spelt = spelt.join(", ");
+                match ids.len().saturating_sub(IDS_SPELT_OUT) {
+                    0 => format!("the dead letters {spelt}"),
+                    more => format!("the dead letters {spelt} and {more} more"),
+                }
+            }
+            Self::Class(class) => format!("all dead letters of the class {class}"),
+            Self::All => "all dead letters".to_owned(),
+        }
+    }
+
+    /// For programs, in the operators' log; `count` of them were acted on.
+    pub(super) fn detail(&self, count: i64) -> Value {
+        match self {
+            Self::Ids(ids) => json!({"count": count, "ids": ids}),
+            Self::Class(class) => json!({"count": count, "class": class}),
+            Self::All => json!({"count": count}),
+        }
+    }
 }
 
 /// Which page of dead letters, newest first.
@@ -120,7 +153,12 @@ pub async fn read_dead_letters(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Re
 }
 
 /// Gives unresolved dead letters up; returns how many. Their messages are never sent.
-pub async fn discard_dead_letters(conn: &mut PgConnection, dead: &Dead, reason: &str, by: &str) -> sqlx::Result<u64> {
+pub async fn discard_dead_letters(
+    conn: &mut PgConnection,
+    dead: &Dead,
+    reason: &str,
+    actor: &Actor,
+) -> sqlx::Result<u64> {
     let (ids, class) = match dead {
         Dead::Ids(ids) => (Some(ids), None),
         Dead::Class(class) => (None, Some(class)),
@@ -140,11 +178,16 @@ pub async fn discard_dead_letters(conn: &mut PgConnection, dead: &Dead, reason: 
     )
     .bind(ids)
     .bind(class)
-    .bind(by)
+    .bind(&actor.name)
     .bind(reason)
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(done.rows_affected())
+    let discarded = done.rows_affected();
+    if discarded > 0 {
+        let detail = dead.detail(discarded as i64);
+        record_act(conn, actor, Act::DeadDiscard, &dead.describe(), detail, Some(reason)).await?;
+    }
+    Ok(discarded)
 }
 
 /// Locks those of `ids` that are unresolved dead letters, in the order of their ids, and returns them.

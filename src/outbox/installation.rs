@@ -1,8 +1,11 @@
 //! Which log this installation writes to. Another cluster or topic behind the same address (a restore, a
 //! blue/green switch) halts publishing until an operator accepts it.
 
+use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
+
+use super::acts::{Act, Actor, record_act};
 
 /// The row of `installation`.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -71,12 +74,15 @@ pub async fn record(conn: &mut PgConnection, topic: &str, cluster_id: Option<&st
 }
 
 /// Forgets the recorded identity: the next start records what it sees. The position's offsets belong to the
-/// old log; the tail read notices that they are out of range, or begins by time.
-pub async fn accept_identity(conn: &mut PgConnection) -> sqlx::Result<()> {
+/// old log; the tail read notices that they are out of range, or begins by time. Returns what was recorded.
+pub async fn accept_identity(conn: &mut PgConnection, actor: &Actor) -> sqlx::Result<Installation> {
+    let known = read(&mut *conn).await?;
     sqlx::query("update installation set topic = null, cluster_id = null")
-        .execute(conn)
-        .await
-        .map(|_| ())
+        .execute(&mut *conn)
+        .await?;
+    let detail = json!({"forgotten_topic": known.topic, "forgotten_cluster_id": known.cluster_id});
+    record_act(conn, actor, Act::AcceptIdentity, "installation", detail, None).await?;
+    Ok(known)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The outbox: an append-only log of messages, and the log of the relay's position in it.
 
+pub mod acts;
 pub mod checkpoints;
 pub mod control;
 pub mod dead_letters;

@@ -4,8 +4,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
 
+use super::control::{Pause, read_pause};
+
 /// The view `outbox_overview`, the dead letters by what became of them, and the lease.
-#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Overview {
     /// Ids up to the newest that are neither settled nor closed, holes of open transactions included.
     pub pending: i64,
@@ -30,6 +32,27 @@ pub struct Overview {
     pub fence: Option<i64>,
 }
 
+/// All of it: the numbers, the pause, the partitions.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Stats {
+    /// The numbers.
+    #[serde(flatten)]
+    pub overview: Overview,
+    /// Null: not paused.
+    pub paused: Option<Pause>,
+    /// Of all logs.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// Reads all of it.
+pub async fn read_stats(conn: &mut PgConnection) -> sqlx::Result<Stats> {
+    Ok(Stats {
+        overview: read_overview(conn).await?,
+        paused: read_pause(conn).await?,
+        partitions: list_partitions(conn).await?,
+    })
+}
+
 /// Reads the numbers.
 pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
     sqlx::query_as(
@@ -47,7 +70,7 @@ pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
 }
 
 /// A partition of one of the logs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct PartitionStatus {
     /// The log: `outbox_messages`, `outbox_checkpoints`, `jobs`, `job_results`.
     pub table: String,

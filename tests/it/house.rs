@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("http", &["jobs", "drafts", "messages"]),
-    ("console", &["jobs", "outbox", "drafts", "messages"]),
+    ("console", &["http", "jobs", "outbox", "drafts", "messages"]),
     ("relay", &["outbox", "publish", "messages"]),
     ("jobs", &["outbox", "drafts", "messages"]),
     ("publish", &["outbox", "messages"]),
@@ -37,7 +37,13 @@ const ARROWS: &[(&str, &[&str])] = &[
 const HANDED_IN: &[&str] = &["config", "telemetry"];
 
 /// Tables that are only inserted into.
-const LOGS: &[&str] = &["jobs", "job_results", "outbox_messages", "outbox_checkpoints"];
+const LOGS: &[&str] = &[
+    "jobs",
+    "job_results",
+    "outbox_messages",
+    "outbox_checkpoints",
+    "operator_acts",
+];
 
 #[test]
 fn no_arrow_points_back() {

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod admin_api;
 mod content_worker;
 mod contract_http;
 mod dev_stack;

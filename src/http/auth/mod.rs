@@ -55,7 +55,20 @@ pub struct Principal {
 }
 
 /// The claim `role`: each one may do what the one before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Own jobs; also when the claim is absent
@@ -67,6 +80,18 @@ pub enum Role {
     Operator,
     /// Everything
     Admin,
+}
+
+impl Role {
+    /// As in the claim.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// Verifies tokens. Clones share keys and memory.
@@ -162,7 +187,11 @@ impl Authenticator {
 
     /// Who calls, by the header `Authorization`. Waits only for an unknown key id, and then a bounded time.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
-        let token = bearer(headers)?;
+        self.authenticate_token(bearer(headers)?).await
+    }
+
+    /// Who calls, by a token that came another way, such as a cookie. Waits as [`Authenticator::authenticate`] does.
+    pub async fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
         match self.verify(token, now()) {
             Err(AuthError::UnknownKey | AuthError::KeysUnavailable) => {
                 self.wait_for_reading().await;

@@ -9,18 +9,26 @@
 //! nothing leaves the last two.
 
 mod advance;
+mod retry;
 mod select;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
-use super::dead_letters::Dead;
+use super::{
+    acts::{Act, Actor, record_act},
+    dead_letters::Dead,
+};
 
 pub use self::{
     advance::{Pace, Progress, Which, advance, needs_partition, read_next_due},
-    select::{Frozen, Preview, SelectError, Selection, Summary, Warning, Window, preview_replay},
+    retry::{Retried, retry_dead_letters_whole},
+    select::{
+        Frozen, Preview, Previewed, SelectError, Selection, Summary, Wanted, Warning, Window, preview_replay, summarize,
+    },
 };
 
 /// Messages a second when the operator names no rate: well below what a relay drains, so that new messages
@@ -28,13 +36,14 @@ pub use self::{
 pub const DEFAULT_RATE: i32 = 500;
 
 /// A recorded replay.
-#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Replay {
     /// The header `replay-id` of each record.
     pub id: Uuid,
     /// The operator's name for it: the same one starts nothing twice.
     pub operation_id: String,
     /// What was asked for.
+    #[schema(value_type = Selection)]
     pub filter: Json<Selection>,
     /// Why.
     pub reason: String,
@@ -58,13 +67,16 @@ pub struct Replay {
     pub state: String,
     /// When the state changed last.
     pub changed_at: DateTime<Utc>,
+    /// Until the last row is written, at its rate and while a relay runs; null unless it is running.
+    pub seconds_left: Option<f64>,
 }
 
 /// The columns of [`Replay`].
 macro_rules! replay_columns {
     () => {
         "id, operation_id, filter, reason, requested_by, created_at, lower_bound, upper_bound, cursor, matched, \
-         replayed, rate, state, changed_at"
+         replayed, rate, state, changed_at, \
+         case when state = 'running' then greatest(matched - replayed, 0)::float8 / rate end as seconds_left"
     };
 }
 
@@ -78,7 +90,7 @@ pub struct NewReplay {
     /// See [`Replay::reason`].
     pub reason: String,
     /// See [`Replay::requested_by`].
-    pub by: String,
+    pub by: Actor,
     /// Messages a second, at least 1.
     pub rate: i32,
 }
@@ -94,6 +106,29 @@ pub enum Created {
 
 /// Records a replay of exactly what `summary` counted. It runs as soon as the transaction commits.
 pub async fn create_replay(conn: &mut PgConnection, new: &NewReplay, summary: &Summary) -> sqlx::Result<Created> {
+    let created = insert_replay(conn, new, summary).await?;
+    if let Created::New(replay) = &created {
+        let detail = json!({"replay_id": replay.id, "operation_id": replay.operation_id, "count": replay.matched,
+                            "rate": replay.rate, "selection": new.selection});
+        record_act(
+            conn,
+            &new.by,
+            Act::ReplayCreate,
+            &subject(replay.id),
+            detail,
+            Some(&new.reason),
+        )
+        .await?;
+    }
+    Ok(created)
+}
+
+/// As the operators' log names it.
+fn subject(replay: Uuid) -> String {
+    format!("replay {replay}")
+}
+
+async fn insert_replay(conn: &mut PgConnection, new: &NewReplay, summary: &Summary) -> sqlx::Result<Created> {
     let frozen = &summary.frozen;
     let created: Option<Replay> = sqlx::query_as(concat!(
         "insert into outbox_replays (id, operation_id, filter, reason, requested_by, lower_bound, upper_bound,
@@ -107,7 +142,7 @@ pub async fn create_replay(conn: &mut PgConnection, new: &NewReplay, summary: &S
     .bind(&new.operation_id)
     .bind(Json(&new.selection))
     .bind(&new.reason)
-    .bind(&new.by)
+    .bind(&new.by.name)
     .bind(frozen.lower)
     .bind(frozen.upper)
     .bind(&frozen.within)
@@ -131,7 +166,7 @@ pub async fn retry_dead_letters(
     conn: &mut PgConnection,
     dead: &Dead,
     reason: &str,
-    by: &str,
+    actor: &Actor,
 ) -> Result<Option<Progress>, SelectError> {
     let (ids, class) = match dead {
         Dead::Ids(ids) => (ids.clone(), None),
@@ -146,16 +181,19 @@ pub async fn retry_dead_letters(
             window: Window::default(),
         },
         reason: reason.to_owned(),
-        by: by.to_owned(),
+        by: actor.clone(),
         rate: DEFAULT_RATE,
     };
     let summary = select::summarize(conn, &new.selection).await?;
     if summary.count == 0 {
         return Ok(None);
     }
-    let Created::New(replay) = create_replay(conn, &new, &summary).await? else {
+    let Created::New(replay) = insert_replay(conn, &new, &summary).await? else {
         return Ok(None);
     };
+    let mut detail = dead.detail(summary.count);
+    detail["replay_id"] = json!(replay.id);
+    record_act(conn, actor, Act::DeadRetry, &dead.describe(), detail, Some(reason)).await?;
     let progress = advance(conn, Which::One(replay.id), Pace::Now).await?;
     Ok(progress.filter(|p| p.inserted > 0 || !p.done))
 }
@@ -170,6 +208,16 @@ pub async fn find_operation(conn: &mut PgConnection, operation_id: &str) -> sqlx
     .bind(operation_id)
     .fetch_optional(conn)
     .await
+}
+
+/// The replay of an id, or of an operation id.
+pub async fn find_replay(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Replay>> {
+    if let Ok(id) = Uuid::try_parse(id)
+        && let Some(replay) = read_replay(conn, id).await?
+    {
+        return Ok(Some(replay));
+    }
+    find_operation(conn, id).await
 }
 
 /// Reads one replay.
@@ -209,6 +257,14 @@ pub enum Change {
 }
 
 impl Change {
+    fn act(self) -> Act {
+        match self {
+            Self::Pause => Act::ReplayPause,
+            Self::Resume => Act::ReplayResume,
+            Self::Cancel => Act::ReplayCancel,
+        }
+    }
+
     /// The states that it leaves, and the one that it enters.
     pub fn states(self) -> (&'static [&'static str], &'static str) {
         match self {
@@ -220,9 +276,14 @@ impl Change {
 }
 
 /// Changes a replay's state; `None`: it is missing, or is not in a state that this change leaves.
-pub async fn change_replay(conn: &mut PgConnection, id: Uuid, change: Change) -> sqlx::Result<Option<Replay>> {
+pub async fn change_replay(
+    conn: &mut PgConnection,
+    id: Uuid,
+    change: Change,
+    actor: &Actor,
+) -> sqlx::Result<Option<Replay>> {
     let (from, to) = change.states();
-    sqlx::query_as(concat!(
+    let changed: Option<Replay> = sqlx::query_as(concat!(
         "update outbox_replays set state = $2, changed_at = clock_timestamp()
          where id = $1 and state = any($3)
          returning ",
@@ -231,6 +292,11 @@ pub async fn change_replay(conn: &mut PgConnection, id: Uuid, change: Change) ->
     .bind(id)
     .bind(to)
     .bind(from)
-    .fetch_optional(conn)
-    .await
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(replay) = &changed {
+        let detail = json!({"replay_id": replay.id, "replayed": replay.replayed, "matched": replay.matched});
+        record_act(conn, actor, change.act(), &subject(replay.id), detail, None).await?;
+    }
+    Ok(changed)
 }

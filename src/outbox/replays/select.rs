@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 /// What an operator asks to replay.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 pub enum Selection {
     /// Named one by one: jobs (their first message) and outbox ids. Only these may be replays themselves.
@@ -30,7 +30,7 @@ pub enum Selection {
 }
 
 /// Each field narrows; all empty means everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Window {
     /// Written at this time or later.
     pub from: Option<DateTime<Utc>>,
@@ -40,6 +40,72 @@ pub struct Window {
     pub key: Option<Uuid>,
     /// Of jobs of this user.
     pub user: Option<Uuid>,
+}
+
+/// What an operator writes down, on the command line or as JSON: either names (`jobs`, `ids`), or any of the others,
+/// each of which narrows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wanted {
+    /// The first messages of these jobs.
+    pub jobs: Vec<Uuid>,
+    /// These messages, which may be replays themselves.
+    pub ids: Vec<i64>,
+    /// Messages written at this time or later.
+    pub from: Option<DateTime<Utc>>,
+    /// Messages written before this time.
+    pub to: Option<DateTime<Utc>>,
+    /// Messages with this Kafka key, which is an event draft's id.
+    pub key: Option<Uuid>,
+    /// The same by its other name.
+    pub draft: Option<Uuid>,
+    /// Messages of this user's jobs.
+    pub user: Option<Uuid>,
+    /// Unresolved dead letters of this class.
+    pub dead_group: Option<String>,
+}
+
+impl Wanted {
+    /// Which selection that is.
+    ///
+    /// # Errors
+    /// Nothing, or what contradicts itself; why.
+    pub fn selection(&self) -> Result<Selection, String> {
+        let window = Window {
+            from: self.from,
+            to: self.to,
+            key: self.key.or(self.draft),
+            user: self.user,
+        };
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && from >= to
+        {
+            return Err(format!("from {from} is not before to {to}"));
+        }
+        if self.key.zip(self.draft).is_some_and(|(key, draft)| key != draft) {
+            return Err("key and draft are one thing, and name two: give one of them".to_owned());
+        }
+        if self.dead_group.as_ref().is_some_and(|class| class.contains('\0')) {
+            return Err("dead_group has a NUL character".to_owned());
+        }
+        let narrowed = window != Window::default() || self.dead_group.is_some();
+        match (self.jobs.is_empty() && self.ids.is_empty(), narrowed) {
+            (true, false) => Err("it names nothing: to replay everything, give from".to_owned()),
+            (false, true) => Err("jobs and ids go with nothing else".to_owned()),
+            (false, false) => Ok(Selection::Name {
+                jobs: self.jobs.clone(),
+                ids: self.ids.clone(),
+            }),
+            (true, true) => Ok(match &self.dead_group {
+                Some(class) => Selection::Dead {
+                    ids: Vec::new(),
+                    class: Some(class.clone()),
+                    window,
+                },
+                None => Selection::Window(window),
+            }),
+        }
+    }
 }
 
 /// The choice, frozen: what commits later is not part of it.
@@ -81,8 +147,48 @@ pub struct Preview {
     pub warnings: Vec<Warning>,
 }
 
+/// A [`Preview`] as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Previewed {
+    /// Messages, exactly.
+    pub count: i64,
+    /// Different keys among them.
+    pub keys: i64,
+    /// When the first was written.
+    pub oldest: Option<DateTime<Utc>>,
+    /// When the last was written.
+    pub newest: Option<DateTime<Utc>>,
+    /// How many are dead letters; they will be marked as retried.
+    pub dead: i64,
+    /// The lowest outbox id.
+    pub lower_bound: i64,
+    /// The highest outbox id.
+    pub upper_bound: i64,
+    /// The first few outbox ids.
+    pub sample: Vec<i64>,
+    /// What may surprise.
+    pub warnings: Vec<Warning>,
+}
+
+impl From<Preview> for Previewed {
+    fn from(preview: Preview) -> Self {
+        let summary = preview.summary;
+        Self {
+            count: summary.count,
+            keys: summary.keys,
+            oldest: summary.oldest,
+            newest: summary.newest,
+            dead: summary.dead,
+            lower_bound: summary.frozen.lower,
+            upper_bound: summary.frozen.upper,
+            sample: preview.sample,
+            warnings: preview.warnings,
+        }
+    }
+}
+
 /// What may surprise somebody who starts the replay.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(tag = "warning", rename_all = "kebab-case")]
 pub enum Warning {
     /// Later messages of the same key exist: consumers see the older content after the newer.
@@ -234,7 +340,7 @@ macro_rules! count {
 }
 
 /// Freezes a choice and counts it; an empty one has the count 0.
-pub(crate) async fn summarize(conn: &mut PgConnection, selection: &Selection) -> Result<Summary, SelectError> {
+pub async fn summarize(conn: &mut PgConnection, selection: &Selection) -> Result<Summary, SelectError> {
     let candidates = candidates(conn, selection).await?;
     let p = selection.params();
     let query = match selection {

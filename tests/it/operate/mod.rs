@@ -15,7 +15,7 @@ use crate::support::Stage;
 
 /// What a command did.
 #[derive(Debug)]
-struct Ran {
+pub struct Ran {
     code: i32,
     stdout: String,
     stderr: String,
@@ -23,7 +23,7 @@ struct Ran {
 
 impl Ran {
     /// The JSON on standard output, of a command that has to exit with 0.
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{self:?}");
         self.any_json()
     }
@@ -34,19 +34,19 @@ impl Ran {
     }
 
     /// The rows of a list.
-    fn rows(&self) -> Vec<Value> {
+    pub fn rows(&self) -> Vec<Value> {
         self.json().as_array().expect("an array").clone()
     }
 
     /// Exited with `code`, and said `word` on standard error.
-    fn failed(&self, code: i32, word: &str) {
+    pub fn failed(&self, code: i32, word: &str) {
         assert_eq!(self.code, code, "{self:?}");
         assert!(self.stderr.contains(word), "{word}: {self:?}");
     }
 }
 
 /// Runs a command with `--output json`.
-async fn run(stage: &Stage, arguments: &[&str]) -> Ran {
+pub async fn run(stage: &Stage, arguments: &[&str]) -> Ran {
     let output = stage.run(&[arguments, &["--output", "json"]].concat()).await;
     Ran {
         code: output.status.code().expect("it was not killed"),
@@ -57,7 +57,7 @@ async fn run(stage: &Stage, arguments: &[&str]) -> Ran {
 
 /// Writes `count` messages, one a minute up to now, of as many jobs and of `drafts` event drafts in turn.
 /// Returns their ids, ascending.
-async fn insert_messages(pool: &PgPool, count: i64, drafts: &[Uuid], user: Uuid) -> Vec<i64> {
+pub async fn insert_messages(pool: &PgPool, count: i64, drafts: &[Uuid], user: Uuid) -> Vec<i64> {
     sqlx::query_scalar(
         "with n as materialized (
              select i, gen_random_uuid() as event, ($2::uuid[])[1 + i % cardinality($2::uuid[])] as draft,
@@ -87,7 +87,7 @@ async fn insert_messages(pool: &PgPool, count: i64, drafts: &[Uuid], user: Uuid)
 }
 
 /// Records messages as published, as a leader's checkpoint does: on partition 0, at the offset of their id.
-async fn settle(pool: &PgPool, ids: &[i64]) {
+pub async fn settle(pool: &PgPool, ids: &[i64]) {
     sqlx::query(
         "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, settled,
                                          receipt_ids, receipt_partitions, receipt_offsets)
@@ -103,7 +103,7 @@ async fn settle(pool: &PgPool, ids: &[i64]) {
 }
 
 /// Records messages as refused for good: settled, without a receipt, and a dead letter beside each.
-async fn kill(pool: &PgPool, ids: &[i64], class: &str) {
+pub async fn kill(pool: &PgPool, ids: &[i64], class: &str) {
     sqlx::query(
         "with c as (
              insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, settled)
@@ -122,7 +122,7 @@ async fn kill(pool: &PgPool, ids: &[i64], class: &str) {
 }
 
 /// The originals that replays repeat, in the order of the new rows.
-async fn replayed(pool: &PgPool) -> Vec<i64> {
+pub async fn replayed(pool: &PgPool) -> Vec<i64> {
     sqlx::query_scalar("select replay_of from outbox_messages where replay_of is not null order by id")
         .fetch_all(pool)
         .await
@@ -130,7 +130,7 @@ async fn replayed(pool: &PgPool) -> Vec<i64> {
 }
 
 /// The job of a message.
-async fn job_of(pool: &PgPool, id: i64) -> Uuid {
+pub async fn job_of(pool: &PgPool, id: i64) -> Uuid {
     sqlx::query_scalar("select job_id from outbox_messages where id = $1")
         .bind(id)
         .fetch_one(pool)

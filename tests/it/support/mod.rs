@@ -32,7 +32,7 @@ pub mod token;
 pub use app::App;
 pub use records::Record;
 pub use stage::Stage;
-pub use token::{token_for, token_with};
+pub use token::{token_for, token_of, token_with};
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,234 @@
+//! `/admin/api/messages`: the log, and one message's whole life.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::value::{RawValue, to_raw_value};
+use sqlx::PgConnection;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{failed, page_limit};
+use crate::{
+    console::{ConsoleState, auth::Operator, request::Filter},
+    http::{catalogue::Code, problem::Problem},
+    jobs::status::{JobView, read_job},
+    outbox::{
+        dead_letters::{DeadLetter, read_dead_letters},
+        query::{self, Matching, MessageFilter, MessageState, MessageStatus, SameKey},
+        record::for_each_header,
+        replays::read_replay,
+    },
+};
+
+/// Replays of one message that are listed with it at most.
+const REPLAYS_SHOWN: i64 = 100;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// Only below this outbox id: the `next` of the page before
+    after: Option<i64>,
+    /// Rows on the page, 1 to 1000; 50 when absent
+    limit: Option<i64>,
+    /// Only in this state
+    #[param(inline)]
+    state: Option<MessageState>,
+    /// Only with this Kafka key, which is an event draft's id
+    key: Option<Uuid>,
+    /// The same by its other name
+    draft: Option<Uuid>,
+    /// Only of this job: its first message and the replays of it
+    job: Option<Uuid>,
+    /// Only of this user's jobs
+    user: Option<Uuid>,
+    /// Written at this time or later, RFC 3339
+    from: Option<DateTime<Utc>>,
+    /// Written before this time, RFC 3339
+    to: Option<DateTime<Utc>>,
+    /// Only dead letters of this class
+    error_class: Option<String>,
+    /// Only written by this replay
+    replay: Option<Uuid>,
+}
+
+/// A page of messages.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MessageList {
+    /// Newest first.
+    rows: Vec<MessageStatus>,
+    /// `after` of the next page; null: this is the last.
+    next: Option<i64>,
+    /// The page ended because it had looked at as many rows as one page may, not because there are no more: `next`
+    /// goes on from there.
+    bounded: bool,
+    /// How many match, this page and those behind it.
+    matching: Matching,
+}
+
+/// Messages, newest first.
+#[utoipa::path(
+    get, path = "/admin/api/messages", operation_id = "list_messages", tag = "operators", params(Asked),
+    responses((status = 200, description = "A page of messages", body = MessageList))
+)]
+pub(super) async fn list(
+    State(console): State<ConsoleState>,
+    _: Operator,
+    Filter(asked): Filter<Asked>,
+) -> Result<Json<MessageList>, Problem> {
+    let mut conn = console.conn().await?;
+    let filter = asked.filter(&mut conn).await?;
+    let page = query::list_messages(&mut conn, &filter).await.map_err(failed)?;
+    Ok(Json(MessageList {
+        rows: page.rows,
+        next: page.next,
+        bounded: page.bounded,
+        matching: page.matching,
+    }))
+}
+
+impl Asked {
+    async fn filter(self, conn: &mut PgConnection) -> Result<MessageFilter, Problem> {
+        let wrong = |why: &'static str| Err(Problem::new(Code::MalformedQuery).detail(why));
+        let draft = match (self.key, self.draft) {
+            (Some(key), Some(draft)) if key != draft => {
+                return wrong("key and draft are one thing, and name two: give one of them");
+            }
+            (key, draft) => key.or(draft),
+        };
+        if self.from.zip(self.to).is_some_and(|(from, to)| from >= to) {
+            return wrong("from is not before to");
+        }
+        if self.error_class.is_some() && self.state.is_some_and(|state| state != MessageState::Dead) {
+            return wrong("only a dead message has an error_class: leave state out, or make it dead");
+        }
+        let replay = match self.replay {
+            None => None,
+            Some(id) => {
+                let replay = read_replay(conn, id).await.map_err(failed)?;
+                let missing = || Problem::new(Code::NotFound).detail(format!("there is no replay {id}"));
+                Some(replay.ok_or_else(missing)?)
+            }
+        };
+        Ok(MessageFilter {
+            after: self.after,
+            limit: page_limit(self.limit)?,
+            state: self.state,
+            job: self.job,
+            draft,
+            user: self.user,
+            // A replay's rows are no older than itself, which spares looking at all that is older.
+            from: self.from.max(replay.as_ref().map(|replay| replay.created_at)),
+            to: self.to,
+            error_class: self.error_class,
+            replay: replay.map(|replay| replay.id),
+        })
+    }
+}
+
+/// One message's whole life.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MessageLife {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub status: MessageStatus,
+    /// `ce_time`: when the job was accepted.
+    pub event_time: DateTime<Utc>,
+    /// The job's owner; null when the job's partition was dropped.
+    pub user_id: Option<Uuid>,
+    /// As they are sent.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub headers: Headers,
+    /// As it is sent.
+    #[schema(value_type = Object)]
+    pub payload: Box<RawValue>,
+    /// When it is one, or was until it was retried or discarded.
+    pub dead_letter: Option<DeadLetter>,
+    /// Newest first, at most 100.
+    pub replays: Vec<MessageStatus>,
+    /// The messages before and after it of the same key.
+    pub same_key: SameKey,
+    /// What became of the job, as its owner sees it; null when the job's partition was dropped.
+    pub job: Option<JobView>,
+}
+
+/// In the order in which they are sent.
+#[derive(Debug)]
+pub struct Headers(pub Vec<(&'static str, String)>);
+
+impl Serialize for Headers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// One message: payload, headers, receipt, dead letter, replays, its neighbours of the same key, its job.
+#[utoipa::path(
+    get, path = "/admin/api/messages/{id}", operation_id = "show_message", tag = "operators",
+    params(("id" = String, Path, description = "An outbox id, or a job's id: then its first message")),
+    responses((status = 200, description = "The message's whole life", body = MessageLife))
+)]
+pub(super) async fn show(
+    State(console): State<ConsoleState>,
+    _: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<MessageLife>, Problem> {
+    let mut conn = console.conn().await?;
+    let missing = |what: String| Problem::new(Code::NotFound).detail(what);
+    let id = match (id.parse::<i64>(), Uuid::try_parse(&id)) {
+        (Ok(id), _) => id,
+        (_, Ok(job)) => query::find_first_message(&mut conn, job)
+            .await
+            .map_err(failed)?
+            .ok_or_else(|| missing(format!("there is no job {job}")))?,
+        _ => return Err(Problem::new(Code::MalformedId).detail("the id is neither an outbox id nor a job's id")),
+    };
+    read_life(&mut conn, id, &console.config.kafka.topic)
+        .await
+        .map_err(failed)?
+        .map(Json)
+        .ok_or_else(|| {
+            missing(format!(
+                "there is no message {id} in the outbox; retention may have dropped it"
+            ))
+        })
+}
+
+/// Reads one message's whole life; `None`: it never existed, or was dropped by retention. `topic` is shown while no
+/// leader has recorded the installation's.
+pub async fn read_life(conn: &mut PgConnection, id: i64, topic: &str) -> sqlx::Result<Option<MessageLife>> {
+    let Some(message) = query::read_message(conn, id).await? else {
+        return Ok(None);
+    };
+    let Some(status) = query::read_status(conn, &[id]).await?.into_iter().next() else {
+        return Ok(None);
+    };
+    let mut headers = Vec::new();
+    for_each_header(&message, |name, value| headers.push((name, value.to_owned())));
+    let text = String::from_utf8_lossy(&message.payload).into_owned();
+    let payload = match RawValue::from_string(text) {
+        Ok(json) => json,
+        // Not by this program: shown as text all the same.
+        Err(_) => to_raw_value(&String::from_utf8_lossy(&message.payload)).expect("a string is JSON"),
+    };
+    let (user_id, job) = read_job(conn, message.job_id, topic).await?.unzip();
+    Ok(Some(MessageLife {
+        status,
+        event_time: message.event_time,
+        user_id,
+        headers: Headers(headers),
+        payload,
+        dead_letter: read_dead_letters(conn, &[id]).await?.into_iter().next(),
+        replays: query::list_replays_of(conn, id, REPLAYS_SHOWN).await?,
+        same_key: query::find_same_key(conn, id, message.key).await?,
+        job,
+    }))
+}

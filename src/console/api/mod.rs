@@ -1,0 +1,222 @@
+//! The admin API: what the commands do, as JSON, on the same functions of [`crate::outbox`] and so with the same words
+//! and numbers. Field names are those of the tables and of `--output json`.
+//!
+//! A `GET` needs the role viewer, anything else operator ([`Operator`](super::auth::Operator) sees to it);
+//! what drops data or forgets where it went needs admin. Each act is in the operators' log, in its own transaction.
+
+mod acts;
+mod control;
+mod dead_letters;
+pub mod messages;
+mod overview;
+mod replays;
+mod retain;
+
+use sqlx::{PgTransaction, Postgres, pool::PoolConnection};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::ConsoleState;
+use crate::{
+    http::{catalogue::Code, openapi::Problems, problem::Problem},
+    outbox::replays::SelectError,
+};
+
+/// Rows of a page when none are asked for, and at most.
+const PAGE: i64 = 50;
+const MAX_PAGE: i64 = 1000;
+/// Characters of a reason, a class of errors, an operation id: for people to read.
+const MAX_TEXT: usize = 1000;
+/// When to try again while the database is away, in seconds.
+const SOON: u64 = 1;
+
+/// Routes and document, from the same list.
+pub(super) fn routes() -> OpenApiRouter<ConsoleState> {
+    OpenApiRouter::new()
+        .routes(routes!(overview::show))
+        .routes(routes!(messages::list))
+        .routes(routes!(messages::show))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::group))
+        .routes(routes!(dead_letters::retry))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(replays::list, replays::create))
+        .routes(routes!(replays::preview))
+        .routes(routes!(replays::show))
+        .routes(routes!(replays::pause))
+        .routes(routes!(replays::resume))
+        .routes(routes!(replays::cancel))
+        .routes(routes!(control::show, control::pause))
+        .routes(routes!(control::resume))
+        .routes(routes!(retain::plan, retain::retain))
+        .routes(routes!(acts::list))
+}
+
+/// What every read can fail with.
+const READ: &[Code] = &[
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+];
+const LIST: &[Code] = &[
+    Code::MalformedQuery,
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+];
+const ONE: &[Code] = &[
+    Code::MalformedId,
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::NotFound,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+];
+/// What every act with a body can fail with.
+const ACT: &[Code] = &[
+    Code::MalformedBody,
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::CrossOrigin,
+    Code::NotFound,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+    Code::OutcomeUnknown,
+];
+const CREATE: &[Code] = &[
+    Code::MalformedBody,
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::CrossOrigin,
+    Code::NotFound,
+    Code::SelectionChanged,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::OperationIdReused,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+    Code::OutcomeUnknown,
+];
+const CHANGE: &[Code] = &[
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::CrossOrigin,
+    Code::NotFound,
+    Code::ReplayHasEnded,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+    Code::OutcomeUnknown,
+];
+
+pub(super) const PROBLEMS: Problems = &[
+    ("read_overview", READ),
+    ("list_messages", LIST),
+    ("show_message", ONE),
+    ("list_dead_letters", LIST),
+    ("group_dead_letters", READ),
+    ("retry_dead_letters", ACT),
+    ("discard_dead_letters", ACT),
+    ("list_replays", LIST),
+    ("create_replay", CREATE),
+    ("preview_replay", ACT),
+    ("show_replay", ONE),
+    ("pause_replay", CHANGE),
+    ("resume_replay", CHANGE),
+    ("cancel_replay", CHANGE),
+    ("read_pause", READ),
+    ("pause_relay", ACT),
+    ("resume_relay", ACT),
+    ("plan_retention", READ),
+    ("retain", ACT),
+    ("list_acts", LIST),
+];
+
+impl ConsoleState {
+    /// A connection for looking.
+    pub(super) async fn conn(&self) -> Result<PoolConnection<Postgres>, Problem> {
+        self.pool.acquire().await.map_err(failed)
+    }
+
+    /// A transaction for one act; dropping it undoes the act and its row in the operators' log.
+    pub(super) async fn begin(&self) -> Result<PgTransaction<'static>, Problem> {
+        self.pool.begin().await.map_err(failed)
+    }
+}
+
+/// Commits an act.
+pub(super) async fn commit(tx: PgTransaction<'static>) -> Result<(), Problem> {
+    // The answer of a commit can be lost after it was done.
+    tx.commit()
+        .await
+        .map_err(|error| Problem::new(Code::OutcomeUnknown).retry_after(SOON).cause(error))
+}
+
+/// What the database's failure is to the caller.
+pub(super) fn failed(error: sqlx::Error) -> Problem {
+    use sqlx::Error as E;
+    let code = match &error {
+        E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => {
+            Code::DatabaseUnavailable
+        }
+        // https://www.postgresql.org/docs/current/errcodes-appendix.html: connections, operator intervention (a
+        // statement that took too long among them), resources, a standby, a lock that was not to be had.
+        E::Database(said) => match said.code().as_deref().unwrap_or_default() {
+            code if ["08", "57", "53"].iter().any(|class| code.starts_with(class)) => Code::DatabaseUnavailable,
+            "25006" | "55P03" | "40P01" => Code::DatabaseUnavailable,
+            _ => Code::Internal,
+        },
+        _ => Code::Internal,
+    };
+    let problem = Problem::new(code).cause(error);
+    if code == Code::DatabaseUnavailable {
+        problem.retry_after(SOON)
+    } else {
+        problem
+    }
+}
+
+/// The same, when a step of the act may have been committed before.
+fn failed_midway(error: sqlx::Error) -> Problem {
+    let text = error.to_string();
+    match failed(error).code() {
+        Code::DatabaseUnavailable => Problem::new(Code::OutcomeUnknown).retry_after(SOON).cause(text),
+        code => Problem::new(code).cause(text),
+    }
+}
+
+/// What cannot be selected is to the caller.
+fn not_selected(error: SelectError) -> Problem {
+    match error {
+        SelectError::Sql(error) => failed(error),
+        missing => Problem::new(Code::NotFound).detail(missing.to_string()),
+    }
+}
+
+/// The rows of a page: [`PAGE`], or what was asked for.
+fn page_limit(asked: Option<i64>) -> Result<i64, Problem> {
+    match asked {
+        None => Ok(PAGE),
+        Some(limit @ 1..=MAX_PAGE) => Ok(limit),
+        Some(_) => Err(Problem::new(Code::MalformedQuery).detail(format!("limit is from 1 to {MAX_PAGE}"))),
+    }
+}
+
+/// A text of an act that has to say something.
+fn text(name: &str, given: &str) -> Result<String, Problem> {
+    let given = given.trim();
+    let wrong = |why: String| Err(Problem::new(Code::MalformedBody).detail(why));
+    if given.is_empty() {
+        return wrong(format!("{name} is empty"));
+    }
+    if given.chars().count() > MAX_TEXT {
+        return wrong(format!("{name} has more than {MAX_TEXT} characters"));
+    }
+    // PostgreSQL's text cannot hold it.
+    if given.contains('\0') {
+        return wrong(format!("{name} has a NUL character"));
+    }
+    Ok(given.to_owned())
+}
