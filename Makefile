@@ -1,6 +1,6 @@
 # `make run` for a first look, `make test` and `make check` before a commit; `make` alone says what there is.
 
-.PHONY: help run test bench check planted-bugs fmt prerequisites
+.PHONY: help run test bench check model simulate planted-bugs fmt prerequisites
 .DEFAULT_GOAL := help
 
 help: ## This text
@@ -14,22 +14,25 @@ run: prerequisites ## Run PostgreSQL, Redis, Kafka and the service here, and sen
 	@cargo run --quiet --bin dispatcher -- start-dev
 
 test: prerequisites ## All tests, on servers that they start themselves
-	cargo test
+	cargo test --workspace
 
 bench: prerequisites ## The goals of docs/benchmarks.md, measured: half an hour; ONLY=G3, ROUNDS=5, BACKLOG=1000000
 	cargo bench --bench goals
 
 check: prerequisites ## Format, lints, documents, licences, layering, compose file
-	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 	cargo test --test it house::
 	@scripts/prerequisites cargo-deny
 	cargo deny --locked check licenses bans sources
 	@scripts/compose-config
 
+model: ## Explore every state of docs/model.md's scopes, and see the wrong variants caught
+	cargo run --quiet -p outbox-model -- "$(ONLY)"
+
 planted-bugs: prerequisites ## Plant known bugs, one after the other, and see the tests fail (20 minutes)
 	@scripts/planted-bugs $(ONLY)
 
 fmt: ## Format the code
-	cargo fmt
+	cargo fmt --all

@@ -243,3 +243,37 @@ fn each_planted_bug_still_has_its_line() {
         assert!(!bug.tests.is_empty(), "{}", bug.name);
     }
 }
+
+#[test]
+fn each_function_that_the_model_names_exists() {
+    let text = fs::read_to_string("docs/model.md").expect("the page");
+    let table = text
+        .split("| in the model | in the program |")
+        .nth(1)
+        .expect("the table");
+    let (mut seen, mut missing) = (0, Vec::new());
+    for row in table.lines().skip(2).filter(|line| line.starts_with('|')) {
+        let program = row.split('|').nth(2).expect("a second column");
+        // Functions in backquotes, then the file that they are in.
+        let mut functions = Vec::new();
+        for name in program.split('`').skip(1).step_by(2) {
+            if !name.contains('/') {
+                functions.push(name);
+                continue;
+            }
+            let source = fs::read_to_string(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+            for function in functions.drain(..) {
+                seen += 1;
+                if !source.contains(&format!("fn {function}(")) && !source.contains(&format!("fn {function}<")) {
+                    missing.push(format!("{function} in {name}"));
+                }
+            }
+        }
+        assert!(functions.is_empty(), "{row}: a function without its file");
+    }
+    assert!(seen >= 30, "only {seen} functions are named");
+    assert!(
+        missing.is_empty(),
+        "docs/model.md names what is not there: {missing:#?}"
+    );
+}

@@ -1,0 +1,204 @@
+//! The one way to begin: take over, fence, read the tail, write the first checkpoint.
+
+use super::{
+    Outbox,
+    accepting::visible,
+    state::{Fate, NOBODY, PARTITIONS, Phase, RELAYS, Record, State, Wire},
+    wrong::Wrong,
+};
+use crate::sets::Set;
+
+impl Outbox {
+    /// What wrong variants read before they take over.
+    pub(super) fn look_ahead(&self, s: &mut State, relay: u8) -> Option<()> {
+        let r = relay as usize;
+        (s.relays[r].phase == Phase::StandingBy && s.relays[r].half_read.is_none()).then_some(())?;
+        if self.is(Wrong::PositionReadBeforeTakeOver) {
+            s.relays[r].half_read = Some(s.db.settled.and(s.db.closed));
+            s.relays[r].next = s.db.next;
+        } else if self.is(Wrong::TailReadBeforeTakeOver) {
+            s.relays[r].next = s.db.next;
+            let found = self.in_tail(s, r);
+            s.relays[r].half_read = Some(found);
+        } else {
+            return None;
+        }
+        Some(())
+    }
+
+    /// One insert: where the last lease has ended by PostgreSQL's clock, or is this very start's own.
+    pub(super) fn take_over(&self, s: &mut State, relay: u8) -> Option<()> {
+        let r = relay as usize;
+        let free = !s.db.lease || s.db.holder == relay || self.is(Wrong::TakeOverByTheOwnClock);
+        (s.relays[r].phase == Phase::StandingBy && free).then_some(())?;
+        s.db.holder = relay;
+        s.db.lease = true;
+        let recorded = s.db.settled.and(s.db.closed);
+        let position = if self.is(Wrong::PositionReadBeforeTakeOver) || self.is(Wrong::MemoryOutlivesATerm) {
+            s.relays[r].half_read.take().unwrap_or(recorded)
+        } else {
+            recorded
+        };
+        let me = &mut s.relays[r];
+        me.phase = Phase::TookOver;
+        me.seen = position;
+        me.passed = position;
+        me.read_to = position.end();
+        me.next = s.db.next;
+        Some(())
+    }
+
+    /// `init_transactions`: ends what is open under the transactional id, and nobody else commits under it any more.
+    pub(super) fn fence(&self, s: &mut State, relay: u8) -> Option<()> {
+        let r = relay as usize;
+        let phase = if self.is(Wrong::TailReadBeforeFencing) {
+            Phase::ReadTail
+        } else {
+            Phase::TookOver
+        };
+        (self.scope.transactions && s.relays[r].phase == phase && s.relays[r].wire.session == 0).then_some(())?;
+        let session = free_session(s);
+        if !self.is(Wrong::TransactionalIdOfItsOwn) {
+            for other in &mut s.relays {
+                other.wire.fenced = other.wire.session != 0;
+            }
+            s.ghosts = Default::default();
+            decide(s, None, Fate::Aborted);
+        }
+        s.relays[r].wire.session = session;
+        if phase == Phase::TookOver {
+            s.relays[r].phase = Phase::Fenced;
+        }
+        Some(())
+    }
+
+    /// What an earlier leader published that no checkpoint records. Both ids must agree.
+    pub(super) fn read_tail(&self, s: &mut State, relay: u8) -> Option<()> {
+        let r = relay as usize;
+        let fences = self.scope.transactions && !self.is(Wrong::TailReadBeforeFencing);
+        (s.relays[r].phase == if fences { Phase::Fenced } else { Phase::TookOver }).then_some(())?;
+        let found = s.relays[r].half_read.take().unwrap_or_else(|| self.in_tail(s, r));
+        if !self.is(Wrong::TailNotRead) {
+            self.settle_found(s, r, found);
+        }
+        for p in 0..PARTITIONS {
+            s.relays[r].next[p] = s.topic.log[p].len();
+        }
+        s.relays[r].phase = Phase::ReadTail;
+        Some(())
+    }
+
+    pub(super) fn begin(&self, s: &mut State, relay: u8) -> Option<()> {
+        let r = relay as usize;
+        (s.relays[r].phase == Phase::ReadTail).then_some(())?;
+        (!self.scope.transactions || s.relays[r].wire.session != 0).then_some(())?;
+        if self.write_checkpoint(s, relay) {
+            s.relays[r].phase = Phase::Leading;
+        }
+        Some(())
+    }
+
+    /// Ids in the tail, from the next offsets; from the beginning where those are out of range.
+    fn in_tail(&self, s: &State, r: usize) -> Set {
+        let mut found = Set::EMPTY;
+        for p in 0..PARTITIONS {
+            let next = s.relays[r].next[p];
+            let begin = if next > s.topic.log[p].len() { 0 } else { next };
+            for byte in s.topic.log[p].iter().skip(begin as usize) {
+                let record = Record::unpack(byte);
+                if record.fate == Fate::Committed || self.is(Wrong::TailReadsUncommitted) {
+                    found.add(record.id);
+                }
+            }
+        }
+        found
+    }
+
+    fn settle_found(&self, s: &mut State, r: usize, mut found: Set) {
+        if self.is(Wrong::TailMatchedByEventAlone) {
+            for row in 0..self.scope.rows.len() as u8 {
+                if self.scope.rows[row as usize]
+                    .replay_of
+                    .is_some_and(|original| found.has(original))
+                {
+                    found.add(row);
+                }
+            }
+        }
+        let new = found.common(visible(s)).without(s.relays[r].passed);
+        let me = &mut s.relays[r];
+        me.seen = me.seen.and(new);
+        me.passed = me.passed.and(new);
+        me.settling = me.settling.and(new);
+        me.receipts = me.receipts.and(new);
+    }
+
+    /// Nothing of memory is kept; what was on the way may still arrive. The name stays.
+    pub(super) fn end_term(&self, s: &mut State, relay: u8) {
+        let r = relay as usize;
+        let me = std::mem::take(&mut s.relays[r]);
+        s.relays[r].one_at_a_time_to = me.one_at_a_time_to;
+        if self.is(Wrong::MemoryOutlivesATerm) {
+            s.relays[r].half_read = Some(me.passed);
+        }
+        self.leave_behind(s, me.wire);
+    }
+
+    /// Requests that nobody waits for any more. What would be refused at their end, nobody would see.
+    fn leave_behind(&self, s: &mut State, mut wire: Wire) {
+        for queue in &mut wire.to {
+            while queue
+                .iter()
+                .last()
+                .is_some_and(|id| self.scope.rows[id as usize].poison)
+            {
+                queue.cut_back();
+            }
+        }
+        if wire.is_empty() || wire.fenced {
+            return;
+        }
+        let free = s.ghosts.iter_mut().find(|g| g.is_empty());
+        *free.expect("a ghost for each term that ended badly") = wire;
+    }
+
+    /// The process begins anew under another name.
+    pub(super) fn end_process(&self, s: &mut State, relay: u8) {
+        let me = std::mem::take(&mut s.relays[relay as usize]);
+        self.leave_behind(s, me.wire);
+        if s.db.holder == relay {
+            s.db.holder = NOBODY;
+            s.db.lease = false;
+        }
+    }
+}
+
+/// Every open record, or those of one session.
+pub(super) fn decide(s: &mut State, session: Option<u8>, fate: Fate) -> Vec<u8> {
+    let mut ids = Vec::new();
+    for log in &mut s.topic.log {
+        for byte in log.iter_mut() {
+            let mut record = Record::unpack(*byte);
+            if record.fate == Fate::Open && session.is_none_or(|n| n == record.session) {
+                record.fate = fate;
+                *byte = record.pack();
+                ids.push(record.id);
+            }
+        }
+    }
+    ids
+}
+
+fn free_session(s: &State) -> u8 {
+    let used: Set = (0..RELAYS)
+        .map(|r| s.relays[r].wire.session)
+        .chain(s.ghosts.iter().map(|g| g.session))
+        .chain(
+            s.topic
+                .log
+                .iter()
+                .flat_map(|log| log.iter().map(|b| Record::unpack(b).session)),
+        )
+        .collect();
+    (1..8).find(|n| !used.has(*n)).expect("seven sessions suffice")
+}
