@@ -96,7 +96,8 @@ impl Leader<'_> {
     }
 }
 
-/// Moves each partition's next offset behind its newest receipt.
+/// Moves each partition's next offset behind its newest receipt, also backwards: then the broker has lost what lay
+/// between, and what is appended there now would be missed by a next leader.
 fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
     for r in receipts {
         let partition = r.partition as usize;
@@ -104,7 +105,7 @@ fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
             // The topic has grown: nothing is known of the partitions in between.
             next_offsets.resize(partition + 1, -1);
         }
-        next_offsets[partition] = next_offsets[partition].max(r.offset + 1);
+        next_offsets[partition] = r.offset + 1;
     }
 }
 
@@ -121,10 +122,17 @@ mod tests {
     }
 
     #[test]
-    fn a_next_offset_is_behind_the_newest_receipt_and_never_goes_back() {
+    fn a_next_offset_is_behind_the_newest_receipt() {
         let mut next = vec![5, 9];
-        advance(&mut next, &[receipt(0, 7), receipt(0, 6), receipt(1, 3)]);
-        assert_eq!(next, [8, 9]);
+        advance(&mut next, &[receipt(0, 6), receipt(1, 9), receipt(0, 7)]);
+        assert_eq!(next, [8, 10]);
+    }
+
+    #[test]
+    fn where_the_broker_has_lost_the_end_of_a_partition_the_next_offset_goes_back_with_it() {
+        let mut next = vec![500];
+        advance(&mut next, &[receipt(0, 300)]);
+        assert_eq!(next, [301]);
     }
 
     #[test]
