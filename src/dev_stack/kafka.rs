@@ -36,8 +36,8 @@ pub struct Security {
 pub struct Beside {
     /// One that speaks TLS, and one that speaks TLS and asks for a login.
     pub security: Option<Security>,
-    /// One on the first port, for clients that come through a proxy on the second: the broker tells them to.
-    pub proxied: Option<(u16, u16)>,
+    /// Each on the first port, for clients that come through a proxy on the second: the broker tells them to.
+    pub proxied: Vec<(u16, u16)>,
 }
 
 /// One broker, which is a controller too, on 127.0.0.1. Its data survives stop and kill.
@@ -256,15 +256,18 @@ fn listeners(node: Node, beside: &Beside, secured: Option<(u16, u16)>) -> String
         listening.extend([at("SSL", tls), at("SASL_SSL", login)]);
         advertised.clone_from(&listening);
     }
-    if let Some((port, proxy)) = beside.proxied {
-        listening.push(at("PROXIED", port));
-        advertised.push(at("PROXIED", proxy));
+    let mut protocols = String::new();
+    for (number, (port, proxy)) in beside.proxied.iter().enumerate() {
+        let name = format!("PROXIED{number}");
+        listening.push(at(&name, *port));
+        advertised.push(at(&name, *proxy));
+        protocols += &format!(",{name}:PLAINTEXT");
     }
     listening.push(at("CONTROLLER", node.controller_port));
     format!(
         "listeners={}
 advertised.listeners={}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL{protocols}
 {}",
         listening.join(","),
         advertised.join(","),

@@ -12,22 +12,12 @@ use uuid::Uuid;
 
 use crate::support::{
     PATIENCE, Stage, drafts, eventually,
-    load::{Load, check_delivery, jobs_in_database},
+    history::History,
+    load::{Load, accept},
     proxy::{Cut, Proxy},
     records::publish,
     token_for,
 };
-
-async fn drained(stage: &Stage) {
-    eventually("the outbox is drained", Duration::from_mins(2), async || {
-        let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
-            .fetch_one(&stage.pool)
-            .await
-            .expect("the overview");
-        if pending == 0 { Ok(()) } else { Err(pending) }
-    })
-    .await;
-}
 
 /// The transactional id of the installation's leaders.
 async fn transactional_id(stage: &Stage) -> String {
@@ -102,7 +92,7 @@ async fn end_what_was_left_open(first: &str, next: &str) {
     let before = stage.app_with(&[], &[("relay.delivery", first)]).await;
     before.accept(draft, &token).await;
     stage.records(1).await;
-    drained(&stage).await;
+    stage.drained().await;
     before.kill();
 
     let api = stage.app_with(&["--role", "api"], &[]).await;
@@ -112,7 +102,7 @@ async fn end_what_was_left_open(first: &str, next: &str) {
     // Would wait behind the open transaction, or find two.
     let records = stage.records(2).await;
     assert_eq!(records.len(), 2, "{records:?}");
-    drained(&stage).await;
+    stage.drained().await;
     assert_eq!(stage.records_now().await.len(), 2);
 }
 
@@ -150,7 +140,7 @@ async fn what_was_published_behind_an_open_transaction_of_somebody_else_is_not_r
     })
     .await;
     end_transactions(&stage, somebody_else).await;
-    drained(&stage).await;
+    stage.drained().await;
     let ours = stage.records_now().await.len();
     assert_eq!(ours, 1, "the one that was published before");
 }
@@ -180,14 +170,10 @@ async fn switching_the_mode_again_and_again_under_load_loses_and_repeats_nothing
         .await;
         assert!(leader.term_and_wait().await.success());
     }
-    let history = load.stop().await;
+    let requests = load.stop().await;
     let _last = stage.app_with(&[], &[("relay.delivery", "exactly-once")]).await;
-    drained(&stage).await;
-    let delivered = check_delivery(
-        &history,
-        &stage.records_now().await,
-        &jobs_in_database(&stage.pool).await,
-    );
+    stage.drained().await;
+    let delivered = History::gather(&stage, requests).await.kept();
     assert_eq!(delivered.repeats, 0);
 }
 
@@ -200,7 +186,7 @@ async fn a_broker_killed_and_frozen_under_load_makes_no_consumer_see_a_repeat() 
     let token = token_for(user);
     let drafts = drafts::insert_many(&stage.pool, user, 200).await;
     let app = stage.app().await;
-    app.accept(drafts[0], &token).await;
+    let mut requests = vec![accept(&app, drafts[0], &token).await];
     stage.records(1).await;
     let load = Load::start(&app.base_url, &token, &drafts, 16);
     let kafka = &stage.servers().kafka;
@@ -217,13 +203,12 @@ async fn a_broker_killed_and_frozen_under_load_makes_no_consumer_see_a_repeat() 
         }
         stage.records_within(before + 500, Duration::from_mins(1)).await;
     }
-    let history = load.stop().await;
-    drained(&stage).await;
-    let records = stage.records_now().await;
-    let delivered = check_delivery(&history, &records, &jobs_in_database(&stage.pool).await);
+    requests.extend(load.stop().await);
+    stage.drained().await;
+    let delivered = History::gather(&stage, requests).await.kept();
     println!(
         "{} records; {} times a commit was looked up in the topic",
-        records.len(),
+        delivered.records,
         app.log().matches("the relay begins again").count()
     );
     assert_eq!(delivered.repeats, 0);
@@ -240,9 +225,9 @@ const END_TXN: &[u8] = &[0, 26, 0, 1];
 async fn cut_commits(cut: Cut) {
     const CUTS: usize = 5;
     let port = free_port().expect("a free port");
-    let proxy = Proxy::start(port, END_TXN, cut).await;
+    let proxy = Proxy::cutting(port, END_TXN, cut).await;
     let beside = Beside {
-        proxied: Some((port, proxy.port)),
+        proxied: vec![(port, proxy.port)],
         ..Beside::default()
     };
     let stage = Stage::with_listeners(&beside)
@@ -253,7 +238,7 @@ async fn cut_commits(cut: Cut) {
     let token = token_for(user);
     let drafts = drafts::insert_many(&stage.pool, user, 200).await;
     let app = stage.app().await;
-    app.accept(drafts[0], &token).await;
+    let mut requests = vec![accept(&app, drafts[0], &token).await];
     stage.records(1).await;
     let load = Load::start(&app.base_url, &token, &drafts, 8);
     for n in 0..CUTS {
@@ -276,13 +261,9 @@ async fn cut_commits(cut: Cut) {
         .await;
         stage.records_within(before + 200, Duration::from_mins(1)).await;
     }
-    let history = load.stop().await;
-    drained(&stage).await;
-    let delivered = check_delivery(
-        &history,
-        &stage.records_now().await,
-        &jobs_in_database(&stage.pool).await,
-    );
+    requests.extend(load.stop().await);
+    stage.drained().await;
+    let delivered = History::gather(&stage, requests).await.kept();
     assert_eq!(delivered.repeats, 0);
 }
 

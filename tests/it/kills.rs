@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::support::{
-    App, Stage, drafts, eventually,
-    load::{Load, accepted, check_delivery, jobs_in_database},
-    token_for,
-};
+use crate::support::{App, Stage, drafts, eventually, history::History, load::Load, token_for};
 
 /// `relay.window`'s default: what one kill can repeat.
 const WINDOW: usize = 16_384;
@@ -53,17 +49,6 @@ async fn traffic_flows(stage: &Stage) {
     .await;
 }
 
-async fn drained(stage: &Stage) {
-    eventually("the outbox is drained", Duration::from_mins(1), async || {
-        let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
-            .fetch_one(&stage.pool)
-            .await
-            .expect("overview");
-        if pending == 0 { Ok(()) } else { Err(pending) }
-    })
-    .await;
-}
-
 /// Kills the service twenty times under load. Nothing is lost. Gives the repeats of all, and how many of the kills
 /// left records in the topic that were in no checkpoint.
 async fn kill_again_and_again(stage: &Stage) -> (usize, usize) {
@@ -88,21 +73,20 @@ async fn kill_again_and_again(stage: &Stage) -> (usize, usize) {
         with_unrecorded += usize::from(found > 0);
         println!("kill {}: {found} records were in the topic and in no checkpoint", n + 1);
     }
-    let history = load.stop().await;
-    drained(stage).await;
-    let jobs = jobs_in_database(&stage.pool).await;
-    let records = stage.records_now().await;
-    let delivered = check_delivery(&history, &records, &jobs);
+    let requests = load.stop().await;
+    stage.drained().await;
+    let history = History::gather(stage, requests).await;
+    let delivered = history.kept();
     println!(
         "{} accepted in {:.1} s ({:.1} s of it up under load before a kill), {} records, {} repeats, {} kills found unrecorded ones",
-        accepted(&history).len(),
+        delivered.accepted,
         began.elapsed().as_secs_f64(),
         up.as_secs_f64(),
-        records.len(),
+        delivered.records,
         delivered.repeats,
         with_unrecorded
     );
-    let per_job = records.len() - jobs.len();
+    let per_job = delivered.records - history.jobs.len();
     assert_eq!(per_job, delivered.repeats, "every job is in the topic");
     (delivered.repeats, with_unrecorded)
 }
@@ -153,11 +137,10 @@ async fn stop_again_and_again(stage: &Stage) {
         // At once: the lease was given back.
         assert_eq!(leads(&app).await, 0, "all that was sent was also recorded");
     }
-    let history = load.stop().await;
-    drained(stage).await;
-    let records = stage.records_now().await;
-    let delivered = check_delivery(&history, &records, &jobs_in_database(&stage.pool).await);
-    println!("{} accepted, {} records", accepted(&history).len(), records.len());
+    let requests = load.stop().await;
+    stage.drained().await;
+    let delivered = History::gather(stage, requests).await.kept();
+    println!("{} accepted, {} records", delivered.accepted, delivered.records);
     assert_eq!(delivered.repeats, 0);
 }
 

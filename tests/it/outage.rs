@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::support::{
-    Stage, drafts, eventually,
-    load::{Outcome, Request, check_delivery, jobs_in_database},
-    token_for,
-};
+use crate::support::{Stage, drafts, eventually, history::History, load::accept, token_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_jobs_accepted_while_the_broker_is_down_are_in_the_topic_once_each_and_in_order() {
@@ -28,21 +24,12 @@ async fn outlast_an_outage(stage: Stage) {
     let token = token_for(user);
     let drafts = drafts::insert_many(&stage.pool, user, 50).await;
     let app = stage.app().await;
-    app.accept(drafts[0], &token).await;
+    let mut requests = vec![accept(&app, drafts[0], &token).await];
     stage.records(1).await;
 
     stage.servers().kafka.stop().await.expect("Kafka stops");
-    let mut history = Vec::new();
     for n in 0..1000 {
-        let draft = drafts[n % drafts.len()];
-        let sent = std::time::Instant::now();
-        let job = app.accept(draft, &token).await;
-        history.push(Request {
-            draft,
-            sent,
-            answered: std::time::Instant::now(),
-            outcome: Outcome::Accepted(job),
-        });
+        requests.push(accept(&app, drafts[n % drafts.len()], &token).await);
     }
     let (pending, dead): (i64, i64) = sqlx::query_as("select pending, dead from outbox_overview")
         .fetch_one(&stage.pool)
@@ -50,9 +37,7 @@ async fn outlast_an_outage(stage: Stage) {
         .expect("overview");
     assert_eq!((pending, dead), (1000, 0));
     // What became of the message is told apart from what became of the job.
-    let Outcome::Accepted(job) = history[999].outcome else {
-        unreachable!("it was accepted")
-    };
+    let job = requests[1000].job().expect("it was accepted");
     let body: serde_json::Value = app
         .get_job(job, &token)
         .await
@@ -69,8 +54,8 @@ async fn outlast_an_outage(stage: Stage) {
     stage.servers().kafka.restart().await.expect("Kafka starts again");
     let records = stage.records_within(1001, Duration::from_mins(1)).await;
     assert_eq!(records.len(), 1001, "each exactly once");
-    let delivered = check_delivery(&history, &records, &jobs_in_database(&stage.pool).await);
-    assert_eq!(delivered.repeats, 0);
+    stage.drained().await;
+    assert_eq!(History::gather(&stage, requests).await.kept().repeats, 0);
     eventually(
         "everything is recorded as published",
         Duration::from_secs(10),

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use crate::support::{
     App, Stage, drafts, eventually,
-    load::{Load, check_delivery, jobs_in_database},
+    history::History,
+    load::{Load, accept},
     token_for,
 };
 
@@ -68,8 +69,9 @@ async fn when_the_leader_is_killed_the_other_leads_within_the_lease_and_a_second
     let drafts = drafts::insert_many(&stage.pool, user, 50).await;
     let (leading, standby) = two(&stage).await;
     // Both accept; what the standby accepts the leader publishes.
+    let mut requests = Vec::new();
     for app in [&leading, &standby] {
-        app.accept(drafts[0], &token).await;
+        requests.push(accept(app, drafts[0], &token).await);
     }
     stage.records(2).await;
 
@@ -80,10 +82,9 @@ async fn when_the_leader_is_killed_the_other_leads_within_the_lease_and_a_second
     println!("lease taken after {lease:.3} s, first receipt after {record:.3} s, of a lease of {LEASE:?}");
     assert!(lease <= (LEASE + Duration::from_secs(1)).as_secs_f64(), "{lease} s");
     assert!(record <= (LEASE + Duration::from_secs(2)).as_secs_f64(), "{record} s");
-    let history = load.stop().await;
-    let jobs = jobs_in_database(&stage.pool).await;
-    let records = stage.records(jobs.len()).await;
-    check_delivery(&history, &records, &jobs);
+    requests.extend(load.stop().await);
+    stage.drained().await;
+    History::gather(&stage, requests).await.kept();
     assert_eq!(leader(&stage).await, standby.name);
 }
 
@@ -123,27 +124,11 @@ async fn freeze_the_leader(stage: Stage) -> usize {
         }
     })
     .await;
-    let history = load.stop().await;
-    let jobs = jobs_in_database(&stage.pool).await;
-    eventually("the outbox is drained", Duration::from_secs(30), async || {
-        let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
-            .fetch_one(&stage.pool)
-            .await
-            .expect("overview");
-        if pending == 0 { Ok(()) } else { Err(pending) }
-    })
-    .await;
-    let records = stage.records(jobs.len()).await;
-    let delivered = check_delivery(&history, &records, &jobs);
-    println!("{} jobs, {} repeats", jobs.len(), delivered.repeats);
-    // It wrote nothing after it was woken: fences only grow with the number.
-    let backwards: i64 = sqlx::query_scalar(
-        "select count(*) from (select fence - lag(fence) over (order by seq) as step from outbox_checkpoints) s where step < 0",
-    )
-    .fetch_one(&stage.pool)
-    .await
-    .expect("checkpoints");
-    assert_eq!(backwards, 0);
+    let requests = load.stop().await;
+    stage.drained().await;
+    // Of the log's numbers and fences too: the woken one wrote nothing.
+    let delivered = History::gather(&stage, requests).await.kept();
+    println!("{} jobs, {} repeats", delivered.accepted, delivered.repeats);
     assert_eq!(leader(&stage).await, standby.name);
     delivered.repeats
 }

@@ -76,7 +76,7 @@ async fn a_database_that_takes_no_writes_makes_the_replica_not_ready() {
 async fn a_commit_in_doubt_is_named_so_and_its_key_finds_the_one_job() {
     let stage = Stage::new().await;
     // Only the message that writes carries the title.
-    let proxy = Proxy::start(stage.servers().postgres.port(), b"Spring opening", Cut::BeforeTheAnswer).await;
+    let proxy = Proxy::cutting(stage.servers().postgres.port(), b"Spring opening", Cut::BeforeTheAnswer).await;
     let mut through_it = url::Url::parse(&stage.database_url).expect("a URL");
     through_it.set_port(Some(proxy.port)).expect("a port");
     let app = stage.app_with(&[], &[("database.url", through_it.as_str())]).await;

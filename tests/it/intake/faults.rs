@@ -23,7 +23,7 @@ const TITLE: &str = "Spring opening";
 
 /// An intake whose connections go through a proxy.
 async fn behind_proxy(ground: &Ground, cut: Cut) -> (Intake, Proxy) {
-    let proxy = Proxy::start(ground.stage.servers().postgres.port(), TITLE.as_bytes(), cut).await;
+    let proxy = Proxy::cutting(ground.stage.servers().postgres.port(), TITLE.as_bytes(), cut).await;
     let intake =
         ground.intake_with(|options| options.database = options.database.clone().host("127.0.0.1").port(proxy.port));
     (intake, proxy)

@@ -51,14 +51,15 @@ pub fn dispatcher(settings: &BTreeMap<String, String>) -> Command {
 }
 
 impl App {
-    /// Starts `dispatcher serve` on free ports, with `settings` by key.
-    pub fn spawn(name: &str, arguments: &[&str], settings: &BTreeMap<String, String>) -> Self {
+    /// Starts `dispatcher serve` on free ports, with `settings` by key and `failpoints` as `src/failpoint.rs` has them.
+    pub fn spawn(name: &str, arguments: &[&str], settings: &BTreeMap<String, String>, failpoints: &str) -> Self {
         let address = || format!("127.0.0.1:{}", free_port().expect("a free port"));
         let (listen, admin) = (address(), address());
         let mut command = dispatcher(settings);
         command
             .env("DISPATCHER_HTTP__LISTEN", &listen)
-            .env("DISPATCHER_ADMIN__LISTEN", &admin);
+            .env("DISPATCHER_ADMIN__LISTEN", &admin)
+            .env("FAILPOINTS", failpoints);
         command
             .arg("serve")
             .args(arguments)
@@ -156,7 +157,14 @@ impl App {
 
     /// SIGTERM.
     pub fn term(&self) {
-        signal::kill(self.pid(), Signal::SIGTERM).expect("the service runs");
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// One that has ended by itself is found by whoever looks at its status.
+    fn signal(&self, signal: Signal) {
+        if self.exit_status().is_none() {
+            let _ = signal::kill(self.pid(), signal);
+        }
     }
 
     /// Waits until it ended by itself.
@@ -174,12 +182,12 @@ impl App {
 
     /// SIGSTOP.
     pub fn freeze(&self) {
-        signal::kill(self.pid(), Signal::SIGSTOP).expect("the service runs");
+        self.signal(Signal::SIGSTOP);
     }
 
     /// SIGCONT.
     pub fn thaw(&self) {
-        signal::kill(self.pid(), Signal::SIGCONT).expect("the service runs");
+        self.signal(Signal::SIGCONT);
     }
 
     /// All that it has printed.

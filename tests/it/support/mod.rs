@@ -22,6 +22,7 @@
 pub mod app;
 pub mod content;
 pub mod drafts;
+pub mod history;
 pub mod load;
 pub mod proxy;
 pub mod records;

@@ -22,6 +22,8 @@ use super::PATIENCE;
 pub struct Record {
     pub partition: i32,
     pub offset: i64,
+    /// When it was handed to its producer, in milliseconds since 1970.
+    pub created_ms: i64,
     pub key: String,
     pub value: Vec<u8>,
     pub headers: BTreeMap<String, String>,
@@ -56,6 +58,7 @@ impl Record {
         Self {
             partition: message.partition(),
             offset: message.offset(),
+            created_ms: message.timestamp().to_millis().unwrap_or_default(),
             key: text(message.key().unwrap_or_default()),
             value: message.payload().unwrap_or_default().to_owned(),
             headers: headers.unwrap_or_default(),

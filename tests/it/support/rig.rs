@@ -11,6 +11,8 @@ pub struct Servers {
     pub postgres: Postgres,
     pub redis: RedisServer,
     pub kafka: KafkaBroker,
+    /// The name of a migrated database, to be copied.
+    pub template: OnceCell<&'static str>,
 }
 
 /// Settings of PostgreSQL in tests: durable as in production, with room for prepared transactions.
@@ -34,6 +36,7 @@ impl Servers {
             postgres: postgres.expect("PostgreSQL starts"),
             redis: redis.expect("Redis starts"),
             kafka: kafka.expect("Kafka starts"),
+            template: OnceCell::new(),
         }
     }
 }

@@ -3,13 +3,15 @@
 use std::{
     collections::BTreeMap,
     ops::Deref,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use image_job_dispatcher::dev_stack::{Beside, create_topic};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
-use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::{
@@ -28,6 +30,8 @@ pub const PARTITIONS: i32 = 6;
 enum Which {
     Shared(&'static Servers),
     Own(Box<Servers>),
+    /// One test's, which it gives to one stage after the other.
+    Lent(Arc<Servers>),
 }
 
 impl Deref for Which {
@@ -37,6 +41,7 @@ impl Deref for Which {
         match self {
             Self::Shared(servers) => servers,
             Self::Own(servers) => servers,
+            Self::Lent(servers) => servers,
         }
     }
 }
@@ -78,12 +83,17 @@ impl Stage {
         Self::on(Which::Own(Box::new(Servers::start_with(beside).await)), &[]).await
     }
 
+    /// On servers that the test has for itself, and for more than one stage.
+    pub async fn on_servers(servers: Arc<Servers>) -> Self {
+        Self::on(Which::Lent(servers), &[]).await
+    }
+
     async fn on(servers: Which, topic_settings: &[(&str, &str)]) -> Self {
         let name = Uuid::new_v4().simple().to_string();
         let database_url = match &servers {
-            Which::Shared(servers) => {
-                let template = template(servers).await;
-                create_database(servers, &format!("t_{name}"), Some(template)).await
+            Which::Shared(_) | Which::Lent(_) => {
+                let template = template(&servers).await;
+                create_database(&servers, &format!("t_{name}"), Some(template)).await
             }
             Which::Own(servers) => {
                 let url = create_database(servers, "dispatcher", None).await;
@@ -141,6 +151,17 @@ impl Stage {
 
     /// Starts a service without waiting for it.
     pub fn spawn_app(&self, arguments: &[&str], settings: &[(&str, &str)]) -> App {
+        self.spawn(arguments, settings, "")
+    }
+
+    /// Starts a service that crashes, fails or stands still where `failpoints` says (`src/failpoint.rs`), without
+    /// waiting for it.
+    pub fn spawn_app_with_failpoints(&self, arguments: &[&str], failpoints: &str) -> App {
+        self.spawn(arguments, &[], failpoints)
+    }
+
+    /// [`Stage::spawn_app_with_failpoints`] with settings.
+    pub fn spawn(&self, arguments: &[&str], settings: &[(&str, &str)], failpoints: &str) -> App {
         let name = format!("replica-{}", self.apps.fetch_add(1, Ordering::Relaxed) + 1);
         let mut all = self.environment();
         all.insert("replica.name".to_owned(), name.clone());
@@ -149,7 +170,7 @@ impl Stage {
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
-        App::spawn(&name, arguments, &all)
+        App::spawn(&name, arguments, &all, failpoints)
     }
 
     /// The configuration, by key, of a service or a command on this stage.
@@ -212,6 +233,18 @@ impl Stage {
         read_topic(&self.servers.kafka.bootstrap(), &self.topic).await
     }
 
+    /// Waits until nothing is pending.
+    pub async fn drained(&self) {
+        eventually("the outbox is drained", Duration::from_mins(2), async || {
+            let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
+                .fetch_one(&self.pool)
+                .await
+                .map_err(|error| error.to_string())?;
+            if pending == 0 { Ok(()) } else { Err(pending.to_string()) }
+        })
+        .await;
+    }
+
     /// The header `outbox-id` of every committed record, as Kafka's own consumer in Java sees them.
     pub async fn outbox_ids_seen_by_java(&self) -> Vec<i64> {
         let mut consumer = kafka_libs()
@@ -265,12 +298,11 @@ async fn create_database(servers: &Servers, name: &str, template: Option<&str>) 
 
 /// The name of a migrated database that is copied for each test: tens of milliseconds instead of a migration.
 async fn template(servers: &Servers) -> &'static str {
-    static TEMPLATE: OnceCell<&str> = OnceCell::const_new();
     let make = async || {
         migrate(&create_database(servers, "migrated", None).await).await;
         "migrated"
     };
-    TEMPLATE.get_or_init(make).await
+    servers.template.get_or_init(make).await
 }
 
 /// `dispatcher migrate`.
