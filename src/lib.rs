@@ -16,6 +16,9 @@
 //! [`content`] is the other side, the Content Service in small (`content-worker`): it shares nothing with the
 //! rest but [`messages`], the values of the two topics.
 
+#[macro_use]
+pub mod failpoint;
+
 pub mod config;
 pub mod telemetry;
 

@@ -5,5 +5,6 @@
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
+    let _failpoints = image_job_dispatcher::failpoint::from_environment();
     image_job_dispatcher::cli::run()
 }

@@ -18,8 +18,10 @@ pub(super) async fn stand_by(relay: &Relay, cancel: &CancellationToken) -> Resul
     loop {
         let sent_at = Instant::now();
         let length = relay.options.lease;
+        failpoint!("relay.take_over.before", lost);
         let taken = within(checkpoints::take_over(&mut db, &relay.leader, length)).await?;
         if let Some(lease) = taken {
+            failpoint!("relay.take_over.after", lost);
             return Ok((db, lease, sent_at + length));
         }
         let leadership = within(checkpoints::read_leadership(&mut db)).await?;

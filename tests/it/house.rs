@@ -206,7 +206,7 @@ fn room(file: &Path) -> String {
 }
 
 /// All files under a directory of the repository, by their path in it.
-fn files(dir: &str, extension: &str) -> Vec<(PathBuf, String)> {
+pub fn files(dir: &str, extension: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut dirs, mut found) = (vec![root.join(dir)], Vec::new());
     while let Some(dir) = dirs.pop() {
@@ -222,6 +222,34 @@ fn files(dir: &str, extension: &str) -> Vec<(PathBuf, String)> {
     }
     assert!(!found.is_empty(), "no .{extension} file under {dir}");
     found
+}
+
+#[test]
+fn failpoints_are_in_no_build_but_the_tests() {
+    // The features that a build without the development dependencies gives to `fail`.
+    let features = |edges: &str| {
+        let output = std::process::Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--locked",
+                "--offline",
+                "--all-features",
+                "--invert",
+                "fail",
+                "--edges",
+                edges,
+            ])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).contains("failpoints")
+    };
+    assert!(
+        !features("normal,build,features"),
+        "`fail/failpoints` is turned on outside of tests"
+    );
+    assert!(features("all,features"), "the tests have no failpoints");
 }
 
 #[test]

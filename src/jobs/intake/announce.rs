@@ -65,5 +65,6 @@ impl Announcer {
 }
 
 async fn notify(conn: &mut PgConnection) -> bool {
+    failpoint!("intake.notify");
     matches!(timeout(ANSWER_TIMEOUT, conn.execute("notify outbox")).await, Ok(Ok(_)))
 }

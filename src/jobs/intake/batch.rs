@@ -51,7 +51,9 @@ pub(super) async fn run(writer: Arc<Writer>, mut session: Session, batch: Vec<Pe
         return session;
     };
     let writing = decide_all(&writer, found, batch);
+    failpoint!("intake.cache.before");
     writer.cache.set_pending(writing.iter().map(|w| &w.job)).await;
+    failpoint!("intake.cache.after");
     write(&writer, &mut session, writing).await;
     session
 }
@@ -63,6 +65,7 @@ async fn find(session: &mut Session, batch: &[Pending]) -> Result<Found, Down> {
     let give_up = Instant::now() + FIND_BUDGET;
     while Instant::now() < give_up {
         let conn = session.ready().await?;
+        failpoint!("intake.find", Down);
         match timeout(ANSWER_TIMEOUT, store::find_requested(conn, &requests)).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => match classify(&error) {
@@ -108,7 +111,7 @@ async fn write(writer: &Writer, session: &mut Session, mut writing: Vec<Writing>
             return refuse(writer, writing, &AcceptError::Unavailable);
         };
         let jobs: Vec<_> = writing.iter().map(|w| &w.job).collect();
-        let error = match timeout(ANSWER_TIMEOUT, store::insert_jobs(conn, &jobs)).await {
+        let error = match timeout(ANSWER_TIMEOUT, insert(conn, &jobs)).await {
             Ok(Ok(written)) => {
                 session.answered();
                 return settle(writer, session, writing, &written).await;
@@ -148,6 +151,14 @@ async fn write(writer: &Writer, session: &mut Session, mut writing: Vec<Writing>
     refuse(writer, writing, &AcceptError::Unavailable);
 }
 
+/// The transaction.
+async fn insert(conn: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> sqlx::Result<Vec<uuid::Uuid>> {
+    failpoint!("intake.insert.before", lost);
+    let written = store::insert_jobs(conn, jobs).await?;
+    failpoint!("intake.insert.after", lost);
+    Ok(written)
+}
+
 /// Makes the partition that was missing. A failure shows when the batch is tried again.
 async fn make_partition(writer: &Writer, session: &mut Session, log: Log, writing: &[Writing]) {
     let (Ok(conn), Some(first)) = (session.ready().await, writing.first()) else {
@@ -166,10 +177,13 @@ pub(super) async fn partition(
     job: &NewJob,
     partition_rows: i64,
 ) -> sqlx::Result<()> {
+    failpoint!("intake.partition.before", lost);
     match log {
         Log::Jobs => partitions::ensure_jobs(conn, job.message.created_at).await,
         Log::Outbox => partitions::ensure_outbox(conn, partition_rows).await.map(drop),
-    }
+    }?;
+    failpoint!("intake.partition.after", lost);
+    Ok(())
 }
 
 /// Answers after the commit: those that were written, then those whose key was taken.
@@ -195,6 +209,7 @@ async fn settle(writer: &Writer, session: &mut Session, writing: Vec<Writing>, w
         }
     }
     for one in others {
+        failpoint!("intake.find_answer");
         let found = match session.ready().await {
             Ok(conn) => timeout(ANSWER_TIMEOUT, store::find_answer(conn, &one.job)).await,
             Err(Down) => Ok(Ok(None)),

@@ -132,7 +132,10 @@ impl Worker {
                 break;
             };
             let attempt = async {
-                if store::insert_job(conn, &repeat.job).await? {
+                failpoint!("intake.repeat.before", lost);
+                let inserted = store::insert_job(conn, &repeat.job).await?;
+                failpoint!("intake.repeat.after", lost);
+                if inserted {
                     return Ok(Some(Ok(Accepted {
                         job_id: repeat.job.job_id(),
                         replayed: false,

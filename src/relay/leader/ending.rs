@@ -11,6 +11,7 @@ const REPORTS_WAIT: Duration = Duration::from_secs(10);
 impl Leader<'_> {
     /// Ends the term: waits a bounded time for what was handed over, and records what came of it.
     pub(super) async fn wind_down(mut self, end: End) -> End {
+        failpoint!("relay.wind_down");
         self.ready.clear();
         self.ending = true;
         if !matches!(end, End::Stopped) {
@@ -90,6 +91,7 @@ impl Leader<'_> {
     }
 
     async fn give_back(&mut self) -> Result<(), End> {
+        failpoint!("relay.give_back", lost);
         self.begin_checkpoint(Duration::ZERO, true);
         let written = wait(&mut self.recorder.running).await;
         self.checkpoint_written(written)

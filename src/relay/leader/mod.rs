@@ -84,6 +84,7 @@ struct Seen {
 
 /// Leads until the lease is lost, something fails, or `cancel`; then settles what can be settled.
 pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, cancel: &CancellationToken) -> End {
+    failpoint!("relay.lead");
     let reader = match relay.connect().await {
         Ok(reader) => reader,
         Err(error) => return error.into(),
@@ -135,7 +136,14 @@ impl Leader<'_> {
         self.begin_checkpoint(CHECKPOINT_EVERY, false);
         // The next rows are read while these are handed over.
         self.begin_read();
+        let handed_over = self.unrecorded;
+        if !self.ready.messages.is_empty() {
+            failpoint!("relay.hand_over.before", End::Restart("a failpoint".to_owned()));
+        }
         self.hand_over_ready()?;
+        if self.unrecorded > handed_over {
+            failpoint!("relay.hand_over.after", End::Restart("a failpoint".to_owned()));
+        }
         self.begin_commit();
         self.show();
         let reports = Arc::clone(self.producer.reports());

@@ -127,7 +127,11 @@ impl Leader<'_> {
         };
         self.reader.looked = true;
         self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let drawers = within(store::read_drawers(&mut conn)).await.map(Answer::Drawers);
+            let look = async {
+                failpoint!("relay.look", lost);
+                store::read_drawers(&mut conn).await
+            };
+            let drawers = within(look).await.map(Answer::Drawers);
             (conn, drawers)
         })));
     }
@@ -181,7 +185,13 @@ impl Leader<'_> {
         self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let sent_at = Instant::now();
             let renewal = renew.then_some((&lease, next_offsets.as_slice()));
-            let result = within(store::read_messages(&mut conn, &request, renewal)).await;
+            let read = async {
+                failpoint!("relay.read.before", lost);
+                let read = store::read_messages(&mut conn, &request, renewal).await?;
+                failpoint!("relay.read.after", lost);
+                Ok(read)
+            };
+            let result: sqlx::Result<_> = within(read).await;
             let answer = result.map(|result| Answer::Rows {
                 result,
                 asked: holes,

@@ -73,7 +73,13 @@ impl Leader<'_> {
         let mut lease = self.lease.clone();
         self.recorder.begun_at = now;
         self.recorder.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let done = within(checkpoints::append(&mut conn, &mut lease, &entry, give_back)).await;
+            let append = async {
+                failpoint!("relay.checkpoint.before", lost);
+                checkpoints::append(&mut conn, &mut lease, &entry, give_back).await?;
+                failpoint!("relay.checkpoint.after", lost);
+                Ok(())
+            };
+            let done: Result<(), CheckpointError> = within(append).await;
             (conn, lease, done)
         })));
     }

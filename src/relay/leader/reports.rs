@@ -19,6 +19,9 @@ impl Leader<'_> {
     /// Takes what has been reported. An error ends the term: after a failure nothing is known of what follows.
     pub(super) fn take_reports(&mut self) -> Result<(), End> {
         let reports = self.producer.reports().take();
+        if !reports.is_empty() {
+            failpoint!("relay.reports", End::Restart("a failpoint".to_owned()));
+        }
         let mut taken = 0;
         let mut failure = None;
         let (now, wall) = (Instant::now(), Utc::now());

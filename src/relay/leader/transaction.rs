@@ -95,7 +95,12 @@ impl Leader<'_> {
             self.ready.messages.is_empty() && transaction.began.is_some_and(|began| began.elapsed() >= OPEN_FOR);
         if self.window.is_empty() && !transaction.is_empty() && transaction.committing.is_none() {
             let producer = Arc::clone(&self.producer);
-            let commit = tokio::task::spawn_blocking(move || producer.commit());
+            let commit = tokio::task::spawn_blocking(move || {
+                failpoint!("relay.commit.before");
+                let done = producer.commit();
+                failpoint!("relay.commit.after");
+                done
+            });
             transaction.committing = Some(AbortOnDropHandle::new(commit));
         }
     }
