@@ -56,6 +56,8 @@ use crate::{
     telemetry::{self, Metrics},
 };
 
+/// For PostgreSQL's answer at the start; a server, or a link, that stands still is tried again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// While PostgreSQL cannot be reached at the start.
 const CONNECT_RETRY: Duration = Duration::from_secs(1);
 /// Of `shutdown.budget`, kept for what comes after the relay has drained.
@@ -363,7 +365,8 @@ async fn wait_for_schema(database: &PgConnectOptions) -> Result<(), CliError> {
             let mut conn = PgConnection::connect_with(database).await?;
             schema::check(&mut conn).await
         };
-        match checked.await {
+        let checked = tokio::time::timeout(ANSWER_TIMEOUT, checked).await;
+        match checked.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into())) {
             Ok(()) => return Ok(()),
             Err(SchemaError::Database(error)) => {
                 let reason = CliError::from(error).to_string();

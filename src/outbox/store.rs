@@ -201,6 +201,13 @@ pub async fn read_event_ids(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Resul
     .await
 }
 
+/// The server's timeline: it grows when a standby is promoted, and when a backup is restored to a point in time.
+pub async fn read_timeline(conn: &mut PgConnection) -> sqlx::Result<i32> {
+    sqlx::query_scalar("select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int")
+        .fetch_one(conn)
+        .await
+}
+
 /// When the oldest row that is not in `passed` was written: none, when all rows are.
 pub async fn read_oldest_unsettled(conn: &mut PgConnection) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar(

@@ -92,7 +92,12 @@ impl Relay {
 
 /// Bounds a database call.
 async fn within<T, E: From<sqlx::Error>>(call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    match tokio::time::timeout(DATABASE_TIMEOUT, call).await {
+    bounded(DATABASE_TIMEOUT, call).await
+}
+
+/// What takes longer than `bound` has failed: its connection is half-open, or its server stands still.
+async fn bounded<T, E: From<sqlx::Error>>(bound: Duration, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    match tokio::time::timeout(bound, call).await {
         Ok(done) => done,
         Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
     }
@@ -132,6 +137,8 @@ struct Memory {
     failing: bool,
     /// Ids up to this one are handed over one at a time: a batch among them was refused.
     one_at_a_time_to: i64,
+    /// Of PostgreSQL, at the last start.
+    timeline: Option<i32>,
 }
 
 /// Relays until `cancel`, then drains and gives the lease back. Never gives up: an error ends the term, not
@@ -167,7 +174,7 @@ async fn term(relay: &Relay, memory: &mut Memory, cancel: &CancellationToken) ->
         let (db, lease, lease_ends) = standby::stand_by(relay, cancel).await?;
         relay.leading.send_replace(true);
         relay.metrics.leading.set(1);
-        start::start(relay, db, lease, lease_ends, cancel).await
+        start::start(relay, memory, db, lease, lease_ends, cancel).await
     };
     match began.await {
         Ok(started) => leader::lead(relay, memory, started, cancel).await,

@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::within;
 use crate::outbox::{
     partitions::ensure_outbox,
     replays::{Pace, Progress, Which, advance, needs_partition, read_next_due},
@@ -53,15 +54,24 @@ pub async fn run(pool: PgPool, partition_rows: i64, running: Wake, wake: Wake, c
 /// when no replay is running.
 async fn step(pool: &PgPool, partition_rows: i64, wake: &Wake) -> sqlx::Result<Option<Duration>> {
     let mut conn = pool.acquire().await?;
-    let progress = match advance_once(&mut conn).await {
+    let done = within(step_on(&mut conn, partition_rows, wake)).await;
+    if matches!(done, Err(sqlx::Error::Io(_))) {
+        // It may be in the middle of something.
+        conn.close_on_drop();
+    }
+    done
+}
+
+async fn step_on(conn: &mut PgConnection, partition_rows: i64, wake: &Wake) -> sqlx::Result<Option<Duration>> {
+    let progress = match advance_once(conn).await {
         Err(error) if needs_partition(&error) => {
-            ensure_outbox(&mut conn, partition_rows).await?;
+            ensure_outbox(conn, partition_rows).await?;
             return Ok(Some(Duration::ZERO));
         }
         other => other?,
     };
     let Some(progress) = progress else {
-        return Ok(read_next_due(&mut conn).await?.map(|due| due.clamp(STEP, LOOK)));
+        return Ok(read_next_due(conn).await?.map(|due| due.clamp(STEP, LOOK)));
     };
     if progress.inserted > 0 {
         wake.wake();
@@ -75,6 +85,8 @@ async fn step(pool: &PgPool, partition_rows: i64, wake: &Wake) -> sqlx::Result<O
 async fn advance_once(conn: &mut PgConnection) -> sqlx::Result<Option<Progress>> {
     let mut tx = conn.begin().await?;
     let progress = advance(&mut tx, Which::Due, Pace::AtRate).await?;
+    failpoint!("replay.commit.before", lost);
     tx.commit().await?;
+    failpoint!("replay.commit.after", lost);
     Ok(progress)
 }

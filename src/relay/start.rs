@@ -17,7 +17,7 @@ use sqlx::PgConnection;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use super::{End, Relay, WINDOW_BYTES, within};
+use super::{End, Memory, Relay, WINDOW_BYTES, within};
 use crate::{
     config::Delivery,
     outbox::{
@@ -56,16 +56,20 @@ pub(super) struct Started {
 /// Begins with a lease that was just taken. Keeps it alive all the while; an outage of Kafka is waited out.
 pub(super) async fn start(
     relay: &Relay,
+    memory: &mut Memory,
     mut db: PgConnection,
     mut lease: Lease,
     mut lease_ends: Instant,
     cancel: &CancellationToken,
 ) -> Result<Started, End> {
     relay.metrics.producer_starts_total.inc();
+    failpoint!("relay.start.partitions", lost);
+    notice_promotion(memory, within(store::read_timeline(&mut db)).await?);
     let checkpoints_end = within(partitions::ensure_checkpoints(&mut db, lease.seq)).await?;
     let outbox_end = within(partitions::ensure_outbox(&mut db, relay.outbox.partition_rows)).await?;
     within(partitions::ensure_jobs(&mut db, chrono::Utc::now())).await?;
 
+    failpoint!("relay.start.position", lost);
     let beginning = within(checkpoints::read_position(&mut db, &lease)).await?;
     let mut position = beginning.position;
     reopen_wrongly_closed(relay, &mut db, &mut position).await?;
@@ -75,6 +79,7 @@ pub(super) async fn start(
     let (producer, tail, found) = loop {
         let passed = position.passed().clone();
         // Each time anew: an operator may have accepted another identity meanwhile.
+        failpoint!("relay.start.identity", lost);
         let known = within(installation::read(&mut db)).await?;
         let what = ToOpen {
             left_by: lease.delivery.clone(),
@@ -118,6 +123,7 @@ pub(super) async fn start(
             }
         }
     };
+    failpoint!("relay.start.tail.after", lost);
     within(installation::record(
         &mut db,
         &relay.kafka.topic,
@@ -129,13 +135,16 @@ pub(super) async fn start(
         next_offsets: tail.tail.next_offsets.clone(),
         ..Entry::default()
     };
+    failpoint!("relay.start.settle", lost);
     settle_found(&mut db, &mut position, found, &mut entry).await?;
     entry.changes = position.take_changes();
     // What the former leader left open has been ended; what is begun from now on is ours.
     relay.options.delivery.as_str().clone_into(&mut lease.delivery);
     entry.base = Some((position.passed().clone(), position.closed().clone()));
     let sent_at = Instant::now();
+    failpoint!("relay.start.base.before", lost);
     within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
+    failpoint!("relay.start.base.after", lost);
     lease_ends = sent_at + lease.length;
     tracing::info!(
         fence = lease.fence,
@@ -154,6 +163,20 @@ pub(super) async fn start(
         outbox_end,
         checkpoints_end,
     })
+}
+
+/// Another timeline than before: the server was promoted, or restored. What it had not got from the former one is lost.
+fn notice_promotion(memory: &mut Memory, timeline: i32) {
+    if let Some(before) = memory.timeline.replace(timeline)
+        && before != timeline
+    {
+        tracing::error!(
+            before,
+            timeline,
+            "PostgreSQL has another timeline: a standby was promoted, or a backup restored. If it was not synchronous, \
+             the last accepted jobs may be missing; see docs/operate.md"
+        );
+    }
 }
 
 /// Sets the gauges while nothing can be published: nobody else does, and alerts rest on them.
@@ -252,6 +275,7 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
         };
         let transactional = ours == Delivery::ExactlyOnce;
         let producer = open(transactional.then_some(&transactional_id))?;
+        failpoint!("relay.start.producer", "a failpoint");
         producer.warm_up().map_err(|e| detailed(&producer, &e))?;
         let cluster_id = inspector.cluster_id();
         what.known
@@ -264,10 +288,13 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
                 .map_err(|e| format!("transactions cannot be used: {}", detailed(producer, &e)))
         };
         if transactional {
+            failpoint!("relay.start.transactions.before", "a failpoint");
             end_what_is_open(&producer)?;
+            failpoint!("relay.start.transactions.after", "a failpoint");
         } else if what.left_by == Delivery::ExactlyOnce.as_str() {
             end_what_is_open(&open(Some(&transactional_id))?)?;
         }
+        failpoint!("relay.start.tail.before", "a failpoint");
         // One record for each id: the first appearance is the receipt.
         let mut found = HashMap::new();
         let tail = tail::read_tail(&kafka, &what.next_offsets, what.oldest_unsettled, &cancelled, |f| {

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use sqlx::{PgConnection, postgres::PgListener};
+use sqlx::{Executor as _, PgConnection, postgres::PgListener};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Relay, within};
+use super::{Relay, bounded, within};
 use crate::outbox::{
     partitions::{self, CHECKPOINT_PARTITION_SEQS},
     retention,
@@ -18,6 +18,9 @@ pub const NOTIFY_CHANNEL: &str = "outbox";
 const ROUND_EVERY: Duration = Duration::from_hours(1);
 /// Batches of idempotency keys that one round deletes, at most.
 const KEY_BATCHES: u32 = 1000;
+/// A listening connection that has been silent for so long is asked whether it is one: where a half-open one is silent
+/// for ever, nobody would listen again.
+const SILENCE: Duration = Duration::from_secs(10);
 /// After a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -75,7 +78,8 @@ impl Upkeep {
             self.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                 let mut db = relay.connect().await?;
                 let ready = within(make(&relay, &mut db, seq)).await?;
-                if round && let Err(error) = retain(&relay, &mut db).await {
+                // Bounded: while it runs, no partition is made ahead.
+                if round && let Err(error) = bounded(ROUND_EVERY / 2, retain(&relay, &mut db)).await {
                     tracing::warn!(%error, "retention failed; it is tried again in the next round");
                 }
                 Ok(ready)
@@ -85,11 +89,14 @@ impl Upkeep {
 }
 
 async fn make(relay: &Relay, db: &mut PgConnection, seq: i64) -> sqlx::Result<Ready> {
+    failpoint!("relay.partitions.before", lost);
     partitions::ensure_jobs(db, Utc::now()).await?;
-    Ok(Ready {
+    let ready = Ready {
         outbox: partitions::ensure_outbox(db, relay.outbox.partition_rows).await?,
         checkpoints: partitions::ensure_checkpoints(db, seq).await?,
-    })
+    };
+    failpoint!("relay.partitions.after", lost);
+    Ok(ready)
 }
 
 /// What `dispatcher retain` does, without being asked.
@@ -126,8 +133,12 @@ async fn listen_once(relay: &Relay) -> sqlx::Result<()> {
         .await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(NOTIFY_CHANNEL).await?;
-    while listener.try_recv().await?.is_some() {
-        relay.wake.wake();
+    loop {
+        match tokio::time::timeout(SILENCE, listener.try_recv()).await {
+            Ok(Ok(Some(_))) => relay.wake.wake(),
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => drop(within(listener.execute("select 1")).await?),
+        }
     }
-    Ok(())
 }

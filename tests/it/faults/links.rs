@@ -1,0 +1,243 @@
+//! Links: half-open, stopped in one direction, throttled.
+
+use std::time::{Duration, Instant};
+
+use image_job_dispatcher::dev_stack::{Beside, free_port};
+
+use super::Someone;
+use crate::support::{
+    App, Stage, eventually,
+    history::{History, Outcome, Request},
+    load::send,
+    proxy::{Flow, Proxy, Weather},
+};
+
+/// Above every time-out of the program.
+const MENDS_ITSELF_WITHIN: Duration = Duration::from_secs(60);
+
+/// A stage whose services reach each server by a link of their own.
+struct Linked {
+    stage: Stage,
+    postgres: Proxy,
+    redis: Proxy,
+    kafka: Proxy,
+}
+
+impl Linked {
+    async fn new() -> Self {
+        let port = free_port().expect("a free port");
+        let kafka = Proxy::start(port).await;
+        let stage = Stage::with_listeners(&Beside {
+            proxied: vec![(port, kafka.port)],
+            ..Beside::default()
+        })
+        .await;
+        let postgres = Proxy::start(stage.servers().postgres.port()).await;
+        let redis = Proxy::start(stage.servers().redis.port()).await;
+        let mut database = url::Url::parse(&stage.database_url).expect("a URL");
+        database.set_port(Some(postgres.port)).expect("a port");
+        let stage = stage
+            .set("relay.lease", "2s")
+            .set("database.url", database.as_str())
+            .set("redis.url", &format!("redis://127.0.0.1:{}/", redis.port))
+            .set("kafka.brokers", &format!("127.0.0.1:{}", kafka.port));
+        Self {
+            stage,
+            postgres,
+            redis,
+            kafka,
+        }
+    }
+}
+
+/// Asks until a job is accepted again, and waits until all is published.
+async fn all_is_well(linked: &Linked, someone: &Someone, app: &App, requests: &mut Vec<Request>) {
+    eventually("jobs are accepted again", MENDS_ITSELF_WITHIN, async || {
+        let request = send(&app.http, &app.base_url, &someone.token, someone.drafts[0], None).await;
+        let outcome = request.outcome;
+        requests.push(request);
+        match outcome {
+            Outcome::Accepted(_) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    linked.stage.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_connections_that_are_half_open_are_given_up_and_made_again() {
+    let linked = Linked::new().await;
+    let someone = Someone::new(&linked.stage, 20).await;
+    let app = linked.stage.app().await;
+    let mut requests = Vec::new();
+    for link in [&linked.postgres, &linked.redis, &linked.kafka] {
+        let load = someone.load(&app, 4);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        link.strand();
+        let began = Instant::now();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        requests.extend(load.stop().await);
+        all_is_well(&linked, &someone, &app, &mut requests).await;
+        println!("well again after {:?}", began.elapsed());
+    }
+    History::gather(&linked.stage, requests).await.kept();
+}
+
+/// The leader's connection that listens for other replicas is silent for hours at night: nobody would notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_leader_hears_of_what_others_accept_after_its_connections_were_half_open() {
+    const JOBS: u32 = 10;
+    let linked = Linked::new().await;
+    let someone = Someone::new(&linked.stage, 5).await;
+    let leader = linked.stage.spawn_app(&["--role", "relay"], &[]);
+    let direct = linked.stage.database_url.clone();
+    let api = linked
+        .stage
+        .app_with(&["--role", "api"], &[("database.url", &direct)])
+        .await;
+    someone.accepted(&api, 1).await;
+    linked.stage.drained().await;
+    linked.postgres.strand();
+    eventually(
+        "each is published when it is accepted, and not at the next poll",
+        MENDS_ITSELF_WITHIN,
+        async || {
+            someone.accepted(&api, 1).await;
+            linked.stage.drained().await;
+            let began = Instant::now();
+            for _ in 0..JOBS {
+                someone.accepted(&api, 1).await;
+                linked.stage.drained().await;
+            }
+            // The poll is every two thirds of a second with this lease: a third of one on average.
+            let each = began.elapsed() / JOBS;
+            if each < Duration::from_millis(200) {
+                Ok(())
+            } else {
+                Err(format!("{each:?} each; {}", leader.log()))
+            }
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_replay_goes_on_after_its_connection_was_half_open() {
+    let linked = Linked::new().await;
+    let someone = Someone::new(&linked.stage, 5).await;
+    let app = linked.stage.app().await;
+    let requests = someone.accepted(&app, 100).await;
+    linked.stage.drained().await;
+    let user: uuid::Uuid = sqlx::query_scalar("select user_id from jobs limit 1")
+        .fetch_one(&linked.stage.pool)
+        .await
+        .expect("a job");
+    let user = user.to_string();
+    let create = [
+        "replay", "create", "--user", &user, "--rate", "50", "--reason", "a test", "--yes",
+    ];
+    assert!(linked.stage.run(&create).await.status.success());
+    let replayed = async || -> i64 {
+        sqlx::query_scalar("select count(*) from outbox_messages where replay_id is not null")
+            .fetch_one(&linked.stage.pool)
+            .await
+            .expect("rows")
+    };
+    eventually("it has begun", MENDS_ITSELF_WITHIN, async || match replayed().await {
+        20.. => Ok(()),
+        fewer => Err(fewer),
+    })
+    .await;
+    linked.postgres.strand();
+    eventually("it is done", MENDS_ITSELF_WITHIN, async || match replayed().await {
+        100 => Ok(()),
+        fewer => Err(format!("{fewer}; {}", app.log())),
+    })
+    .await;
+    linked.stage.drained().await;
+    History::gather(&linked.stage, requests).await.kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_start_whose_first_connection_is_half_open_tries_again() {
+    let linked = Linked::new().await;
+    linked.postgres.set(Weather {
+        down: Flow::Stopped,
+        ..Weather::default()
+    });
+    let app = linked.stage.spawn_app(&[], &[]);
+    eventually("it has begun", MENDS_ITSELF_WITHIN, async || {
+        app.http.get(format!("{}/livez", app.admin_url)).send().await.map(drop)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    linked.postgres.strand();
+    linked.postgres.set(Weather::default());
+    app.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_link_that_is_stopped_in_one_direction_is_an_error_in_bounded_time_and_loses_nothing() {
+    let linked = Linked::new().await;
+    let someone = Someone::new(&linked.stage, 20).await;
+    let app = linked.stage.app().await;
+    let mut requests = someone.accepted(&app, 5).await;
+    let up = Weather {
+        up: Flow::Stopped,
+        ..Weather::default()
+    };
+    let down = Weather {
+        down: Flow::Stopped,
+        ..Weather::default()
+    };
+    for weather in [up, down] {
+        linked.postgres.set(weather);
+        // Nobody waits for longer than the time-outs add up to.
+        let began = Instant::now();
+        let request = send(&app.http, &app.base_url, &someone.token, someone.drafts[0], None).await;
+        let waited = began.elapsed();
+        assert!(request.job().is_none(), "{weather:?}: {request:?}");
+        assert!(waited < Duration::from_secs(18), "{weather:?}: {waited:?}");
+        requests.push(request);
+        linked.postgres.set(Weather::default());
+        all_is_well(&linked, &someone, &app, &mut requests).await;
+        // Kafka: nobody who accepts notices.
+        linked.kafka.set(weather);
+        requests.extend(someone.accepted(&app, 5).await);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        linked.kafka.set(Weather::default());
+        // Redis: it costs a budget.
+        linked.redis.set(weather);
+        requests.extend(someone.accepted(&app, 5).await);
+        linked.redis.set(Weather::default());
+    }
+    linked.stage.drained().await;
+    History::gather(&linked.stage, requests).await.kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_link_of_a_kilobyte_a_second_slows_down_and_loses_nothing() {
+    let linked = Linked::new().await;
+    let someone = Someone::new(&linked.stage, 20).await;
+    let app = linked.stage.app().await;
+    let mut requests = someone.accepted(&app, 2).await;
+    let slow = Weather {
+        up: Flow::Slow(1_000),
+        down: Flow::Slow(1_000),
+    };
+    for link in [&linked.kafka, &linked.redis] {
+        link.set(slow);
+        // None of them is needed to accept.
+        requests.extend(someone.accepted(&app, 10).await);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        link.set(Weather::default());
+    }
+    linked.postgres.set(slow);
+    let load = someone.load(&app, 2);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    linked.postgres.set(Weather::default());
+    requests.extend(load.stop().await);
+    linked.stage.drained().await;
+    History::gather(&linked.stage, requests).await.kept();
+}
