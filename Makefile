@@ -1,6 +1,6 @@
 # `make run` for a first look, `make test` and `make check` before a commit; `make` alone says what there is.
 
-.PHONY: help run test bench check model simulate planted-bugs fmt prerequisites
+.PHONY: help run test faults faults-long bench check model simulate planted-bugs fmt prerequisites
 .DEFAULT_GOAL := help
 
 help: ## This text
@@ -15,6 +15,12 @@ run: prerequisites ## Run PostgreSQL, Redis, Kafka and the service here, and sen
 
 test: prerequisites ## All tests, on servers that they start themselves
 	cargo test --workspace
+
+faults: prerequisites ## 250 random schedules of faults, each checked against every promise
+	SCHEDULES=250 cargo test --test it schedules::random -- --nocapture
+
+faults-long: prerequisites ## The same, any number: N=10000; adds a row to docs/reliability.md
+	SCHEDULES=$(or $(N),1000) REPORT=docs/reliability.md cargo test --test it schedules::random -- --nocapture
 
 bench: prerequisites ## The goals of docs/benchmarks.md, measured: half an hour; ONLY=G3, ROUNDS=5, BACKLOG=1000000
 	cargo bench --bench goals
