@@ -208,7 +208,7 @@ async fn an_act_that_cannot_be_recorded_is_not_done() {
     expire_a_key(stage).await;
     let create = json!({"selection": {"ids": [all[0]]}, "reason": "lost", "operation_id": "op"});
     desk.post(operator, "/admin/api/replays", &create).await.ok();
-    let state = async || -> String {
+    let look = async || -> String {
         sqlx::query_scalar(
             "select json_build_array((select json_agg(c) from outbox_control c), (select json_agg(r) from outbox_replays r),
                                      (select json_agg(d) from outbox_dead_letters d), (select json_agg(i) from installation i),
@@ -218,7 +218,7 @@ async fn an_act_that_cannot_be_recorded_is_not_done() {
         .await
         .expect("the state")
     };
-    let before = state().await;
+    let before = look().await;
     stage
         .pool
         .execute(
@@ -240,7 +240,7 @@ async fn an_act_that_cannot_be_recorded_is_not_done() {
     ] {
         let answer = desk.post(&desk.admin, &format!("/admin/api/{path}"), &body).await;
         answer.failed(500, "internal", "");
-        assert_eq!(state().await, before, "{path}");
+        assert_eq!(look().await, before, "{path}");
     }
     for command in [
         &["pause", "--reason", "x"][..],
@@ -252,7 +252,7 @@ async fn an_act_that_cannot_be_recorded_is_not_done() {
         &["retain"],
     ] {
         run(stage, &[command, &["--yes"]].concat()).await.failed(1, "no room");
-        assert_eq!(state().await, before, "{command:?}");
+        assert_eq!(look().await, before, "{command:?}");
     }
     assert_eq!(replayed(&stage.pool).await, [0; 0]);
     stage
