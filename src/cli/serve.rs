@@ -43,9 +43,13 @@ use crate::{
         intake::{self, IntakeOptions},
         results::Results,
         status::StatusReader,
-        watch::Watch,
+        watch::{
+            Watch,
+            elsewhere::{self, Origin},
+        },
     },
     outbox::{
+        notifier::Notifier,
         record::RecordLimit,
         schema::{self, SchemaError},
         store::with_stable_plans,
@@ -105,6 +109,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
 
     // One after the other, from the outside to the inside.
     let (stop_http, stop_intake, stop_relay) = (stop.clone(), CancellationToken::new(), CancellationToken::new());
+    let stop_notices = CancellationToken::new();
     let mut tasks = Tasks::default();
     let listener_options = ListenerOptions {
         max_connections: config.http.max_connections,
@@ -153,6 +158,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     checked?;
 
     let wake = Wake::default();
+    let (notifier, origin) = (Notifier::default(), Origin::new());
     let limit = RecordLimit::new(config.kafka.max_message_bytes);
     let (leading, leads) = watch::channel(false);
     let inspector = TopicInspector::new(&config.kafka).context("kafka.properties")?;
@@ -187,6 +193,14 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             stop_intake.clone(),
         );
         let status = StatusReader::new(reads.clone(), cache, &config.kafka.topic);
+        let watch = Watch::spawn(status.clone(), &notifier, &intake_tasks, stop_http.clone());
+        let (of_others, stop_listening) = (
+            elsewhere::listen(database.clone(), watch.clone(), origin),
+            stop_http.clone(),
+        );
+        intake_tasks.spawn(async move {
+            _ = stop_listening.run_until_cancelled(of_others).await;
+        });
         let state = ApiState {
             authenticator: authenticator.expect("a replica that takes requests does not start without"),
             rate_limit: Arc::new(RateLimit::new(config.http.rate_limit)),
@@ -195,7 +209,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
                 timeout: config.http.body_timeout,
             },
             intake,
-            watch: Watch::spawn(status.clone(), &intake_tasks, stop_http.clone()),
+            watch,
             status,
             readiness,
             metrics: Arc::clone(&metrics),
@@ -207,7 +221,9 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         );
     }
     if role != Role::Api {
-        let results = results(config, &database, &metrics)?;
+        let changes = elsewhere::announce(database.clone(), notifier.subscribe(), origin, stop_notices.clone());
+        tasks.spawn("notices", changes);
+        let results = results(config, &database, &notifier, &metrics)?;
         tasks.spawn("results", results.run(stop_intake.clone()));
         let relay = Relay {
             database,
@@ -218,6 +234,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             leader: Relay::leader_name(&config.replica.name),
             metrics: Arc::clone(&metrics),
             wake,
+            notifier,
             replays: Wake::default(),
             limit,
             leading,
@@ -257,6 +274,8 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     tasks.end_of("results", by(2)).await;
     stop_relay.cancel();
     tasks.end_of("relay", deadline).await;
+    stop_notices.cancel();
+    tasks.end_of("notices", deadline).await;
     stop_admin.cancel();
     tasks.end_of("admin listener", deadline).await;
     reads.close_event();
@@ -283,7 +302,12 @@ async fn authenticator(config: &Config, role: Role) -> Result<Option<Authenticat
 }
 
 /// The task that applies what the Content Service answers, on a pool of its own.
-fn results(config: &Config, database: &PgConnectOptions, metrics: &Arc<Metrics>) -> Result<Results, CliError> {
+fn results(
+    config: &Config,
+    database: &PgConnectOptions,
+    notifier: &Notifier,
+    metrics: &Arc<Metrics>,
+) -> Result<Results, CliError> {
     let pool = PgPoolOptions::new()
         .max_connections(2)
         .acquire_timeout(config.database.connect_timeout)
@@ -301,6 +325,7 @@ fn results(config: &Config, database: &PgConnectOptions, metrics: &Arc<Metrics>)
         reader: StatusReader::new(pool.clone(), cache.clone(), &config.kafka.topic),
         pool,
         cache,
+        notifier: notifier.clone(),
         metrics: Arc::clone(metrics),
     })
 }

@@ -314,7 +314,7 @@ impl Code {
                 "overloaded",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Too many requests are waiting",
-                "The queue in front of the database is full. Nothing was accepted.",
+                "The queue in front of the database is full, or too many clients follow jobs. Nothing was accepted.",
                 "Repeat after Retry-After seconds, with a growing, jittered pause.",
             ),
             Self::DatabaseUnavailable => entry(

@@ -1,6 +1,6 @@
 //! `GET /api/jobs/{jobId}/events`: what becomes of a job, as it happens (server-sent events).
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Path, State},
@@ -11,15 +11,12 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream};
-use uuid::Uuid;
 
 use super::{ApiState, catalogue::Code, edge::AboutJob, id, jobs::found, problem::Problem};
-use crate::jobs::{status::JobView, watch::Watch};
+use crate::jobs::{status::JobView, watch::Watcher};
 
-/// How long one wait lasts; a client notices nothing of its end.
-const WAIT: Duration = Duration::from_mins(10);
-/// After a wait without news: it was long, or there was no place to wait in, or PostgreSQL is away.
-const PAUSE: Duration = Duration::from_secs(5);
+/// A client that finds no place is told to come back after so many seconds.
+const RETRY_AFTER_SECONDS: u64 = 5;
 /// Between signs of life on a stream that has nothing to tell.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a client waits before it connects again.
@@ -54,6 +51,8 @@ pub(super) async fn follow(
 ) -> Result<Response, Problem> {
     let user_id = api.identify(&headers).await?;
     let job_id = id::parse("the job's id", &job_id)?;
+    // First: what changes from here on is not missed.
+    let watcher = api.watch.join(job_id);
     let job = found(api.status.read(job_id, user_id).await, job_id)?;
     let known = headers
         .get("last-event-id")
@@ -62,10 +61,14 @@ pub(super) async fn follow(
     if job.status.is_final() && known.as_deref() == Some(&*event_id(&job)) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    let mut watcher = watcher.ok_or_else(|| {
+        Problem::new(Code::Overloaded)
+            .detail("too many clients follow jobs")
+            .retry_after(RETRY_AFTER_SECONDS)
+    })?;
+    watcher.has_read();
     let follower = Follower {
-        watch: api.watch,
-        job_id,
-        user_id,
+        watcher,
         first: Some(job),
         known,
         ended: false,
@@ -82,7 +85,15 @@ pub(super) async fn follow(
 }
 
 /// The problems of [`follow`].
-pub(super) const PROBLEMS: &[Code] = super::jobs::PROBLEMS;
+pub(super) const PROBLEMS: &[Code] = &[
+    Code::MalformedId,
+    Code::Unauthorized,
+    Code::NotFound,
+    Code::RateLimited,
+    Code::Overloaded,
+    Code::DatabaseUnavailable,
+    Code::KeysUnavailable,
+];
 
 /// The entity tag's own text, which holds all that can change.
 fn event_id(job: &JobView) -> String {
@@ -91,9 +102,7 @@ fn event_id(job: &JobView) -> String {
 
 /// One client and what it knows.
 struct Follower {
-    watch: Watch,
-    job_id: Uuid,
-    user_id: Uuid,
+    watcher: Watcher,
     /// Read before the stream began.
     first: Option<JobView>,
     /// The id of the last event that the client has.
@@ -109,28 +118,22 @@ impl Follower {
         })
     }
 
-    /// `None`: the status was final, the job is gone, or the service stops.
+    /// `None`: the status was final, or the service stops.
     async fn next(&mut self) -> Option<Event> {
         while !self.ended {
-            let is_news = |job: &JobView| self.known.as_deref() != Some(&*event_id(job));
             let job = match self.first.take() {
-                Some(job) => Ok(Some(job)),
-                None => self.watch.wait(self.job_id, self.user_id, WAIT, is_news).await,
+                Some(job) => Arc::new(job),
+                None => self.watcher.next().await?,
             };
-            match job {
-                Ok(None) => return None,
-                Ok(Some(job)) if is_news(&job) => {
-                    let id = event_id(&job);
-                    self.ended = job.status.is_final();
-                    let event = Event::default().event("status").id(&id).retry(RETRY);
-                    self.known = Some(id);
-                    let data = serde_json::to_string(&job).expect("a job always serialises");
-                    return Some(event.data(data));
-                }
-                Ok(Some(_)) => {}
-                Err(error) => tracing::debug!(%error, job_id = %self.job_id, "a followed job cannot be read now"),
+            let id = event_id(&job);
+            if self.known.as_ref() == Some(&id) {
+                continue;
             }
-            self.watch.sleep(PAUSE).await?;
+            self.ended = job.status.is_final();
+            let event = Event::default().event("status").id(&id).retry(RETRY);
+            self.known = Some(id);
+            let data = serde_json::to_string(&*job).expect("a job always serialises");
+            return Some(event.data(data));
         }
         None
     }

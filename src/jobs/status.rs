@@ -118,6 +118,15 @@ impl JobView {
     }
 }
 
+/// A job that was read, and what its owner is not shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub owner: Uuid,
+    /// The outbox id of the message that speaks for the job.
+    pub message_id: i64,
+    pub job: JobView,
+}
+
 /// The state could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
@@ -161,15 +170,17 @@ impl StatusReader {
             return Ok((cached.user_id == user_id).then_some(job));
         }
         let found = self.read_many(&[job_id]).await?.pop();
-        let Some((owner, job)) = found else { return Ok(None) };
+        let Some(Found { owner, job, .. }) = found else {
+            return Ok(None);
+        };
         if job.is_settled() {
             self.cache.advance(job_id, &job.to_cached(owner)).await;
         }
         Ok((owner == user_id).then_some(job))
     }
 
-    /// The jobs that there are, with their owners, in no order; from PostgreSQL alone.
-    pub(super) async fn read_many(&self, job_ids: &[Uuid]) -> Result<Vec<(Uuid, JobView)>, StatusError> {
+    /// The jobs that there are, in no order; from PostgreSQL alone.
+    pub(super) async fn read_many(&self, job_ids: &[Uuid]) -> Result<Vec<Found>, StatusError> {
         let mut conn = self.pool.acquire().await?;
         let query = sqlx::query(FIND_JOBS)
             .bind(job_ids)
@@ -180,7 +191,7 @@ impl StatusReader {
             conn.close_on_drop();
             return Err(StatusError::Timeout);
         };
-        Ok(rows?.iter().map(view).collect::<sqlx::Result<_>>()?)
+        Ok(rows?.iter().map(found).collect::<sqlx::Result<_>>()?)
     }
 }
 
@@ -191,14 +202,15 @@ pub async fn read_job(conn: &mut PgConnection, job_id: Uuid, topic: &str) -> sql
         .bind(topic)
         .fetch_optional(conn)
         .await?;
-    row.as_ref().map(view).transpose()
+    let read = row.as_ref().map(found).transpose()?;
+    Ok(read.map(|Found { owner, job, .. }| (owner, job)))
 }
 
 /// - `unnest` and `lateral`, and not `= any`, so that only the partitions of these jobs are looked into.
 /// - The message that speaks for the job is its first; when that one is dead its newest retry, and so on.
 /// - A row that has left the outbox was settled: whole partitions are dropped, and only settled ones.
 const FIND_JOBS: &str = "
-select j.*, coalesce(i.topic, $2) as topic, coalesce(r.status, 'PENDING') as status, r.images, r.error,
+select j.*, m.id as message_id, coalesce(i.topic, $2) as topic, coalesce(r.status, 'PENDING') as status, r.images, r.error,
        case when d.outbox_id is not null then 'dead'
             when c.seq is not null or o.id is null then 'published'
             else 'pending' end as state,
@@ -231,7 +243,7 @@ left join lateral (
 ) c on d.outbox_id is null
 left join lateral (select id from outbox_messages where id = m.id offset 0) o on true";
 
-fn view(row: &PgRow) -> sqlx::Result<(Uuid, JobView)> {
+fn found(row: &PgRow) -> sqlx::Result<Found> {
     let status = match row.try_get("status")? {
         "PENDING" => JobStatus::Pending,
         "PROCESSING" => JobStatus::Processing,
@@ -255,5 +267,9 @@ fn view(row: &PgRow) -> sqlx::Result<(Uuid, JobView)> {
         images: images.map(|Json(images)| images).unwrap_or_default(),
         error: row.try_get("error")?,
     };
-    Ok((row.try_get("user_id")?, job))
+    Ok(Found {
+        owner: row.try_get("user_id")?,
+        message_id: row.try_get("message_id")?,
+        job,
+    })
 }

@@ -5,6 +5,8 @@ pub mod checkpoints;
 pub mod control;
 pub mod dead_letters;
 pub mod installation;
+pub mod listener;
+pub mod notifier;
 pub mod overview;
 pub mod partitions;
 pub mod position;

@@ -26,7 +26,9 @@ use uuid::Uuid;
 
 use crate::{
     config,
-    outbox::{checkpoints::CheckpointError, record::RecordLimit, store::with_stable_plans, wake::Wake},
+    outbox::{
+        checkpoints::CheckpointError, notifier::Notifier, record::RecordLimit, store::with_stable_plans, wake::Wake,
+    },
     telemetry::Metrics,
 };
 
@@ -57,6 +59,8 @@ pub struct Relay {
     pub metrics: Arc<Metrics>,
     /// Rung by accepting in this process, and by the listener for other replicas.
     pub wake: Wake,
+    /// Told what each checkpoint has settled.
+    pub notifier: Notifier,
     /// Rung by a leader that sees a running replay.
     pub replays: Wake,
     /// The topic's limit, shared with accepting.

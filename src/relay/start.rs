@@ -146,6 +146,7 @@ pub(super) async fn start(
     within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
     failpoint!("relay.start.base.after", lost);
     lease_ends = sent_at + lease.length;
+    relay.notifier.settled(&entry.changes.settled);
     tracing::info!(
         fence = lease.fence,
         tail_records = tail.tail.read,

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use sqlx::{Executor as _, PgConnection, postgres::PgListener};
+use sqlx::PgConnection;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Relay, bounded, within};
 use crate::outbox::{
+    listener::{self, Heard},
     partitions::{self, CHECKPOINT_PARTITION_SEQS},
     retention,
 };
@@ -18,9 +19,6 @@ pub const NOTIFY_CHANNEL: &str = "outbox";
 const ROUND_EVERY: Duration = Duration::from_hours(1);
 /// Batches of idempotency keys that one round deletes, at most.
 const KEY_BATCHES: u32 = 1000;
-/// A listening connection that has been silent for so long is asked whether it is one: where a half-open one is silent
-/// for ever, nobody would listen again.
-const SILENCE: Duration = Duration::from_secs(10);
 /// After a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -115,30 +113,15 @@ async fn retain(relay: &Relay, db: &mut PgConnection) -> sqlx::Result<()> {
 /// Rings the relay's wake for every notification of another replica. Notifications are lost while the
 /// connection is; the poll is the net below.
 pub(super) fn listen(relay: &Relay) -> AbortOnDropHandle<()> {
-    let relay = relay.clone();
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        loop {
-            if let Err(error) = listen_once(&relay).await {
-                tracing::debug!(%error, "listening for other replicas failed");
+    let (database, wake) = (relay.database.clone(), relay.wake.clone());
+    AbortOnDropHandle::new(tokio::spawn(listener::listen(
+        database,
+        "dispatcher relay listener",
+        NOTIFY_CHANNEL,
+        move |heard| {
+            if let Heard::Said(_) = heard {
+                wake.wake();
             }
-            tokio::time::sleep(RETRY_AFTER).await;
-        }
-    }))
-}
-
-async fn listen_once(relay: &Relay) -> sqlx::Result<()> {
-    let pool = sqlx::postgres::PgPoolOptions::new()
-        .max_connections(1)
-        .connect_with(relay.database.clone().application_name("dispatcher relay listener"))
-        .await?;
-    let mut listener = PgListener::connect_with(&pool).await?;
-    listener.listen(NOTIFY_CHANNEL).await?;
-    loop {
-        match tokio::time::timeout(SILENCE, listener.try_recv()).await {
-            Ok(Ok(Some(_))) => relay.wake.wake(),
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => drop(within(listener.execute("select 1")).await?),
-        }
-    }
+        },
+    )))
 }

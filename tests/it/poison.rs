@@ -2,27 +2,9 @@
 
 use std::time::Duration;
 
-use rdkafka::{
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
-    client::DefaultClientContext,
-    config::{ClientConfig, FromClientConfig as _},
-};
 use uuid::Uuid;
 
 use crate::support::{Stage, eventually};
-
-/// Sets the topic's limit while everything runs.
-async fn set_limit(stage: &Stage, bytes: &str) {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", stage.servers().kafka.bootstrap());
-    let admin: AdminClient<DefaultClientContext> = AdminClient::from_config(&config).expect("an admin client");
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&stage.topic)).set("max.message.bytes", bytes);
-    let done = admin
-        .alter_configs(&[change], &AdminOptions::new())
-        .await
-        .expect("an answer");
-    assert!(done.iter().all(Result::is_ok), "{done:?}");
-}
 
 /// Writes rows for one key: of `sizes` payload bytes, in one transaction. Gives their ids.
 async fn write_rows(stage: &Stage, key: Uuid, sizes: &[i32]) -> Vec<i64> {
@@ -78,7 +60,7 @@ async fn a_record_above_the_topics_limit_dies_alone_and_is_sent_again_once_the_l
         "later ones of the key went on, in order"
     );
 
-    set_limit(&stage, "1000000").await;
+    stage.limit_topic("1000000").await;
     eventually(
         "the service knows the new limit, and the retried message arrives",
         Duration::from_secs(45),
@@ -122,7 +104,7 @@ async fn lower_the_limit(stage: Stage) {
     write_rows(&stage, Uuid::new_v4(), &[10]).await;
     overview(&stage, (0, 1, 0)).await;
     // The broker refuses whole batches from now on; the service still believes in the old limit.
-    set_limit(&stage, "3000").await;
+    stage.limit_topic("3000").await;
     let key = Uuid::new_v4();
     let mut sizes = vec![200; 60];
     sizes[30] = 5000;

@@ -25,9 +25,12 @@ use tokio_util::sync::CancellationToken;
 use self::reading::{Aside, Batch, Reason};
 use super::{
     cache::JobCache,
-    status::{StatusError, StatusReader},
+    status::{Found, StatusError, StatusReader},
 };
-use crate::telemetry::{Metrics, Outcome};
+use crate::{
+    outbox::notifier::Notifier,
+    telemetry::{Metrics, Outcome},
+};
 
 /// Records that are applied together.
 const BATCH: usize = 256;
@@ -48,6 +51,8 @@ pub struct Results {
     pub reader: StatusReader,
     /// Redis.
     pub cache: JobCache,
+    /// Told of the jobs that are answered, for those who wait.
+    pub notifier: Notifier,
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -149,14 +154,18 @@ impl Results {
         job_ids.dedup();
         let jobs = self.reader.read_many(&job_ids).await?;
 
-        let is_known = |id| jobs.iter().any(|(_, job)| job.job_id == id);
+        let known: Vec<_> = jobs.iter().map(|found| found.job.job_id).collect();
+        if new > 0 {
+            self.notifier.answered(&known);
+        }
+        let is_known = |id| known.contains(&id);
         let unknown = batch.answers.iter().filter(|answer| !is_known(answer.result.job_id));
         let unknown = unknown.map(|answer| answer.aside(Reason::UnknownJob, "there is no such job"));
         let aside: Vec<_> = batch.malformed.iter().cloned().chain(unknown).collect();
         let put = store::put_aside(conn, &aside).await?;
         self.report(batch, new, &aside, &put);
 
-        for (owner, job) in jobs {
+        for Found { owner, job, .. } in jobs {
             self.cache.advance(job.job_id, &job.to_cached(owner)).await;
         }
         Ok(())

@@ -7,7 +7,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Leader;
 use crate::{
-    outbox::checkpoints::{self, BASE_EVERY, CheckpointError, Entry, Lease, Receipt},
+    outbox::{
+        checkpoints::{self, BASE_EVERY, CheckpointError, Entry, Lease, Receipt},
+        position::Ids,
+    },
     relay::{End, within},
 };
 
@@ -21,6 +24,8 @@ pub(super) struct Recorder {
     pub running: Option<Running>,
     /// Receipts in the checkpoint that is being written.
     receipts: usize,
+    /// Ids that it settles.
+    settling: Ids,
     /// When the newest checkpoint was begun.
     pub begun_at: Instant,
     pub last_base: i64,
@@ -33,6 +38,7 @@ impl Recorder {
             conn: Some(conn),
             running: None,
             receipts: 0,
+            settling: Ids::default(),
             begun_at: Instant::now(),
             last_base: base,
         }
@@ -70,6 +76,7 @@ impl Leader<'_> {
             next_offsets: self.next_offsets.clone(),
             base: base_due.then(|| (self.position.passed().clone(), self.position.closed().clone())),
         };
+        self.recorder.settling = entry.changes.settled.clone();
         let mut lease = self.lease.clone();
         self.recorder.begun_at = now;
         self.recorder.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -90,6 +97,9 @@ impl Leader<'_> {
     ) -> Result<(), End> {
         self.recorder.running = None;
         done?;
+        self.relay
+            .notifier
+            .settled(&std::mem::take(&mut self.recorder.settling));
         self.recorder.conn = Some(conn);
         if lease.seq - self.recorder.last_base >= BASE_EVERY {
             self.recorder.last_base = lease.seq;

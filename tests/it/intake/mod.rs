@@ -17,7 +17,7 @@ use image_job_dispatcher::{
         intake::{self, Intake, IntakeOptions},
         status::StatusReader,
     },
-    outbox::{record::RecordLimit, store::with_stable_plans, wake::Wake},
+    outbox::{notifier::Notifier, record::RecordLimit, store::with_stable_plans, wake::Wake},
     telemetry::Metrics,
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -36,6 +36,8 @@ struct Ground {
     metrics: Arc<Metrics>,
     tracker: TaskTracker,
     cancel: CancellationToken,
+    /// Where what changes in this process is told.
+    notifier: Notifier,
     /// `true` while the relay of this process leads.
     leading: tokio::sync::watch::Sender<bool>,
 }
@@ -57,6 +59,7 @@ impl Ground {
             metrics: Metrics::new(),
             tracker: TaskTracker::new(),
             cancel: CancellationToken::new(),
+            notifier: Notifier::default(),
             leading: tokio::sync::watch::Sender::new(true),
         }
     }

@@ -1,23 +1,34 @@
-//! `Prefer: wait`: answered when there is something to say, at no query for each who waits.
+//! `Prefer: wait` and events: answered when there is something to say, at no query for each who waits.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use image_job_dispatcher::jobs::{
-    JobStatus,
-    status::{JobView, StatusError},
-    watch::Watch,
+use image_job_dispatcher::{
+    jobs::{
+        JobStatus,
+        status::{JobView, MessageState, StatusError},
+        watch::{
+            POLL, Watch,
+            elsewhere::{self, Origin},
+        },
+    },
+    outbox::notifier::Notifier,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Ground, accept_all};
-use crate::support::drafts;
+use crate::support::{PATIENCE, drafts, eventually};
 
 async fn watch(ground: &Ground) -> Watch {
-    Watch::spawn(ground.reader().await, &ground.tracker, ground.cancel.clone())
+    Watch::spawn(
+        ground.reader().await,
+        &ground.notifier,
+        &ground.tracker,
+        ground.cancel.clone(),
+    )
 }
 
 async fn accepted(ground: &Ground, count: usize) -> Vec<Uuid> {
@@ -26,13 +37,19 @@ async fn accepted(ground: &Ground, count: usize) -> Vec<Uuid> {
     answers.into_iter().map(|answer| answer.unwrap().job_id).collect()
 }
 
-async fn result(ground: &Ground, job_ids: &[Uuid], status: &str) {
+/// As another process would commit it, of which nobody is told.
+async fn silent_result(ground: &Ground, job_ids: &[Uuid], status: &str) {
     sqlx::query("insert into job_results (job_id, status) select id, $2 from unnest($1::uuid[]) id")
         .bind(job_ids)
         .bind(status)
         .execute(ground.pool())
         .await
         .unwrap();
+}
+
+async fn result(ground: &Ground, job_ids: &[Uuid], status: &str) {
+    silent_result(ground, job_ids, status).await;
+    ground.notifier.answered(job_ids);
 }
 
 fn found(answer: Result<Option<JobView>, StatusError>) -> JobView {
@@ -154,12 +171,127 @@ async fn a_late_watcher_of_a_watched_job_misses_nothing() {
 async fn a_stop_answers_all_who_wait() {
     let ground = Ground::new().await;
     let stop = CancellationToken::new();
-    let watch = Watch::spawn(ground.reader().await, &ground.tracker, stop.clone());
+    let watch = Watch::spawn(ground.reader().await, &ground.notifier, &ground.tracker, stop.clone());
     let job = accepted(&ground, 1).await[0];
     let (answer, ()) = tokio::join!(watch.wait(job, ground.user, LONG, |_| false), async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         stop.cancel();
     });
     assert_eq!(found(answer).status, JobStatus::Pending);
+    ground.stop().await;
+}
+
+/// Jobs that change one after the other, each right after the one before was told.
+const IN_A_ROW: usize = 6;
+
+/// What could be told by polling alone would take a whole period for each job but the first.
+fn assert_told_by_more_than_polling(began: Instant) {
+    let took = began.elapsed();
+    assert!(
+        took < POLL * (IN_A_ROW as u32 - 1) / 2,
+        "{took:?} for {IN_A_ROW} changes"
+    );
+}
+
+/// Whether somebody listens for what replicas say.
+async fn is_listened(ground: &Ground) {
+    eventually("somebody listens", PATIENCE, async || {
+        let listens: bool = sqlx::query_scalar(
+            "select exists (select from pg_stat_activity where datname = current_database()
+                            and application_name = 'dispatcher jobs listener' and state = 'idle' and query ilike 'listen%')",
+        )
+        .fetch_one(ground.pool())
+        .await
+        .unwrap();
+        listens.then_some(()).ok_or("nobody")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_another_replica_has_changed_is_told_without_waiting_for_the_poll() {
+    let ground = Ground::new().await;
+    let database: sqlx::postgres::PgConnectOptions = ground.stage.database_url.parse().unwrap();
+    // The other replica: it applies results and writes checkpoints, and nobody waits there.
+    let (other, finished) = (Notifier::default(), CancellationToken::new());
+    let announcing = tokio::spawn(elsewhere::announce(
+        database.clone(),
+        other.subscribe(),
+        Origin::new(),
+        finished.clone(),
+    ));
+    let watch = watch(&ground).await;
+    let listening = tokio::spawn(elsewhere::listen(database, watch.clone(), Origin::new()));
+    is_listened(&ground).await;
+
+    let jobs = accepted(&ground, 2 * IN_A_ROW).await;
+    let began = Instant::now();
+    for job in &jobs[..IN_A_ROW] {
+        let (told, ()) = tokio::join!(watch.wait(*job, ground.user, LONG, |_| false), async {
+            // After the waiter has read the job: only news can tell it.
+            is_waited_for(&watch, 1).await;
+            silent_result(&ground, &[*job], "COMPLETED").await;
+            other.answered(&[*job]);
+        });
+        assert_eq!(found(told).status, JobStatus::Completed);
+    }
+    assert_told_by_more_than_polling(began);
+
+    // Of a message as well: dead, in a checkpoint of the other replica.
+    let began = Instant::now();
+    for job in &jobs[IN_A_ROW..] {
+        let is_dead = |job: &JobView| job.message.state == MessageState::Dead;
+        let (told, ()) = tokio::join!(watch.wait(*job, ground.user, LONG, is_dead), async {
+            is_waited_for(&watch, 1).await;
+            let id: i64 = sqlx::query_scalar(
+                "insert into outbox_dead_letters (outbox_id, error_class, error)
+                 select outbox_id, 'message-too-large', 'too large' from jobs where id = $1 returning outbox_id",
+            )
+            .bind(job)
+            .fetch_one(ground.pool())
+            .await
+            .unwrap();
+            other.settled(&std::iter::once(id..id + 1).collect());
+        });
+        assert_eq!(found(told).message.state, MessageState::Dead);
+    }
+    assert_told_by_more_than_polling(began);
+
+    // What is told in the last moment is still said.
+    let last = accepted(&ground, 1).await[0];
+    let (told, ()) = tokio::join!(watch.wait(last, ground.user, LONG, |_| false), async {
+        is_waited_for(&watch, 1).await;
+        silent_result(&ground, &[last], "FAILED").await;
+        other.answered(&[last]);
+        finished.cancel();
+    });
+    assert_eq!(found(told).status, JobStatus::Failed);
+    announcing.await.unwrap();
+    listening.abort();
+    ground.stop().await;
+}
+
+/// Until so many clients wait, and have read the job: what happens then is news to them.
+async fn is_waited_for(watch: &Watch, clients: usize) {
+    eventually("clients wait", PATIENCE, async || {
+        let waiting = watch.waiting();
+        (waiting >= clients).then_some(()).ok_or(waiting)
+    })
+    .await;
+    // Their place comes before their reading.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+#[tokio::test]
+async fn what_nobody_announces_is_told_by_the_poll() {
+    let ground = Ground::new().await;
+    let watch = watch(&ground).await;
+    let job = accepted(&ground, 1).await[0];
+    let (told, ()) = tokio::join!(watch.wait(job, ground.user, LONG, |_| false), async {
+        is_waited_for(&watch, 1).await;
+        silent_result(&ground, &[job], "COMPLETED").await;
+    });
+    assert_eq!(found(told).status, JobStatus::Completed);
+    assert_eq!(watch.waiting(), 0);
     ground.stop().await;
 }

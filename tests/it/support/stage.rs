@@ -11,6 +11,11 @@ use std::{
 };
 
 use image_job_dispatcher::dev_stack::{Beside, create_topic};
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    client::DefaultClientContext,
+    config::ClientConfig,
+};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
@@ -269,6 +274,19 @@ impl Stage {
                     .unwrap_or_else(|| panic!("no outbox-id in {line:?}; {}", String::from_utf8_lossy(&output.stderr)))
             })
             .collect()
+    }
+
+    /// Sets the topic's `max.message.bytes` while everything runs.
+    pub async fn limit_topic(&self, bytes: &str) {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.servers().kafka.bootstrap());
+        let admin: AdminClient<DefaultClientContext> = config.create().expect("an admin client");
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.topic)).set("max.message.bytes", bytes);
+        let done = admin
+            .alter_configs(&[change], &AdminOptions::new())
+            .await
+            .expect("an answer");
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
     }
 
     /// A connection of its own to the database.
