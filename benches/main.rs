@@ -1,12 +1,13 @@
 //! `make bench`: the goals of docs/benchmarks.md, each as a ratio in one run.
 //!
-//! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure,
-//! [`report`] writes docs/benchmarks.md and docs/benchmarks.json. What is compared, and why it is fair, stands at the
+//! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`], [`latency`] and
+//! [`events`] measure, [`report`] writes docs/benchmarks.md and docs/benchmarks.json. What is compared, and why it is fair, stands at the
 //! head of each measuring module; [`usage`] reads CPU time from the operating system.
 
 mod accept;
 mod backlog;
 mod drain;
+mod events;
 mod http;
 mod latency;
 mod producer;
@@ -138,7 +139,22 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         report.figure("G11", what, Wanted::PerSecond(1.0), rates, "idle");
         report.write(&settings.out)?;
     }
-    measure_exactly_once(stack, settings, report).await
+    measure_exactly_once(stack, settings, report).await?;
+    if settings.wants(&["N1", "N2"]) {
+        let clients = events::measure(stack, settings).await?;
+        let name = format!("{} clients told by server-sent events", events::CLIENTS);
+        report.side(&name, &clients);
+        let of = |figure: &str| clients.iter().map(|sample| sample.others[figure]).collect();
+        let what = format!("memory of one of {} clients that follow a job", events::CLIENTS);
+        report.figure("N1", &what, Wanted::KiB(32.0), of("KiB_a_client"), &name);
+        let what = format!(
+            "from {} final answers in the topic until the last client is told",
+            events::CLIENTS
+        );
+        report.figure("N2", &what, Wanted::Milliseconds(2000.0), of("last_ms"), &name);
+        report.write(&settings.out)?;
+    }
+    Ok(())
 }
 
 /// What exactly once costs, as ratios to the default mode.

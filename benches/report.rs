@@ -50,6 +50,10 @@ pub enum Wanted {
     OneIn(f64),
     /// At most so many MiB.
     MiB(f64),
+    /// At most so many KiB.
+    KiB(f64),
+    /// At most so many milliseconds.
+    Milliseconds(f64),
     /// At most so many a second.
     PerSecond(f64),
 }
@@ -59,7 +63,11 @@ impl Wanted {
         match self {
             Self::AtLeast(wanted) => figure >= wanted,
             Self::OneIn(wanted) => figure <= 1.0 / wanted,
-            Self::AtMost(wanted) | Self::MiB(wanted) | Self::PerSecond(wanted) => figure <= wanted,
+            Self::AtMost(wanted)
+            | Self::MiB(wanted)
+            | Self::KiB(wanted)
+            | Self::Milliseconds(wanted)
+            | Self::PerSecond(wanted) => figure <= wanted,
         }
     }
 
@@ -68,6 +76,8 @@ impl Wanted {
             Self::AtLeast(_) | Self::AtMost(_) => format!("{figure:.2}"),
             Self::OneIn(_) => format!("1/{:.1}", 1.0 / figure),
             Self::MiB(_) => format!("{figure:.1} MiB"),
+            Self::KiB(_) => format!("{figure:.1} KiB"),
+            Self::Milliseconds(_) => format!("{figure:.0} ms"),
             Self::PerSecond(_) => format!("{figure:.2}/s"),
         }
     }
@@ -78,6 +88,8 @@ impl Wanted {
             Self::AtMost(wanted) => format!("≤ {wanted}"),
             Self::OneIn(wanted) => format!("≤ 1/{wanted}"),
             Self::MiB(wanted) => format!("≤ {wanted} MiB"),
+            Self::KiB(wanted) => format!("≤ {wanted} KiB"),
+            Self::Milliseconds(wanted) => format!("≤ {wanted} ms"),
             Self::PerSecond(wanted) => format!("≤ {wanted}/s"),
         }
     }
@@ -86,7 +98,12 @@ impl Wanted {
     fn missed_by(self, figure: f64) -> f64 {
         let wanted = match self {
             Self::OneIn(wanted) => 1.0 / wanted,
-            Self::AtLeast(wanted) | Self::AtMost(wanted) | Self::MiB(wanted) | Self::PerSecond(wanted) => wanted,
+            Self::AtLeast(wanted)
+            | Self::AtMost(wanted)
+            | Self::MiB(wanted)
+            | Self::KiB(wanted)
+            | Self::Milliseconds(wanted)
+            | Self::PerSecond(wanted) => wanted,
         };
         (figure / wanted - 1.0).abs() * 100.0
     }

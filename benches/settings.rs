@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, env, path::PathBuf, str::FromStr, time::Duratio
 use anyhow::{Context, Result, bail};
 
 /// The goals that are measured, in the order in which they are shown.
-pub const GOALS: [&str; 13] = [
-    "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "E1", "E2",
+pub const GOALS: [&str; 15] = [
+    "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "E1", "E2", "N1", "N2",
 ];
 
 /// How much is measured, and where the result goes.

@@ -276,7 +276,8 @@ impl Drop for Service {
     }
 }
 
-fn results_of(topic: &str) -> String {
+/// The topic of a topic's answers.
+pub fn results_of(topic: &str) -> String {
     format!("{topic}-results")
 }
 

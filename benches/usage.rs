@@ -195,8 +195,17 @@ fn parse_stat(id: u32, stat: &str) -> Option<Process> {
 
 /// The largest resident set that a process has had, in bytes.
 pub fn peak_resident(pid: u32) -> Result<f64> {
+    status(pid, "VmHWM:")
+}
+
+/// The resident set of a process, in bytes.
+pub fn resident(pid: u32) -> Result<f64> {
+    status(pid, "VmRSS:")
+}
+
+fn status(pid: u32, name: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the process has ended")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-    Ok(kib.context("no VmHWM in /proc")? * 1024.0)
+    Ok(kib.with_context(|| format!("no {name} in /proc"))? * 1024.0)
 }

@@ -8,8 +8,9 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser;
 use image_job_dispatcher::content::{
-    gallery::Gallery,
+    gallery::{Gallery, Place},
     kafka::Names,
+    logo::{Logos, Network},
     pages,
     worker::{Stop, Worker},
 };
@@ -48,9 +49,28 @@ struct Args {
     /// Any other setting of librdkafka, such as TLS; may be repeated
     #[arg(long = "property", value_name = "KEY=VALUE", value_parser = key_and_value)]
     properties: Vec<(String, String)>,
-    /// Where the pictures are kept; workers of one group share it
+    /// Where the pictures are kept, unless in a bucket; workers of one group share it
     #[arg(long, env = "CONTENT_DIRECTORY", default_value = "pictures")]
     directory: PathBuf,
+    /// Keep the pictures in this bucket of S3 instead, which has to exist. Keys, region and the like are in AWS's
+    /// own variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
+    #[arg(long, env = "CONTENT_S3_BUCKET", value_name = "BUCKET")]
+    s3_bucket: Option<String>,
+    /// Of S3-compatible storage, such as http://minio:9000; it has to know conditional writes (If-None-Match)
+    #[arg(long, env = "CONTENT_S3_ENDPOINT", value_name = "URL", requires = "s3_bucket")]
+    s3_endpoint: Option<String>,
+    /// In front of all keys in the bucket
+    #[arg(long, env = "CONTENT_S3_PREFIX", value_name = "PREFIX", default_value = "")]
+    s3_prefix: String,
+    /// A host that logoUrl may name, or *.DOMAIN for all below it; may be repeated, or a list with commas. No logo is
+    /// fetched from elsewhere, and none from a private network [default: none]
+    #[arg(
+        long = "logo-host",
+        env = "CONTENT_LOGO_HOSTS",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    logo_hosts: Vec<String>,
     /// Where the pictures are served
     #[arg(long, env = "CONTENT_LISTEN", default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
@@ -74,6 +94,8 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Nobody else has chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,librdkafka=error".into()),
@@ -101,8 +123,16 @@ async fn run(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr()?;
     let public_url = args.public_url.unwrap_or_else(|| format!("http://{address}"));
-    let gallery = Gallery::open(args.directory.clone(), &public_url)
-        .with_context(|| format!("cannot keep pictures in {}", args.directory.display()))?;
+    let place = match args.s3_bucket {
+        None => Place::Directory(args.directory),
+        Some(name) => Place::Bucket {
+            name,
+            prefix: args.s3_prefix,
+            endpoint: args.s3_endpoint,
+        },
+    };
+    let gallery = Gallery::open(&place, &public_url).with_context(|| format!("cannot keep pictures in {place}"))?;
+    let logos = Logos::new(&args.logo_hosts, Network::public()).context("--logo-host")?;
     let names = Names {
         dead_letter_topic: args.dead_letter_topic.unwrap_or_else(|| format!("{}.dlq", args.topic)),
         brokers: args.brokers,
@@ -118,14 +148,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let places = args
         .concurrency
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let worker = Worker::new(names, gallery.clone(), places)?;
+    let worker = Worker::new(names, gallery.clone(), logos, places)?;
     let stop = Stop::default();
 
     let served =
         axum::serve(listener, pages::router(gallery)).with_graceful_shutdown(stop.softly.clone().cancelled_owned());
     let served = tokio::spawn(served.into_future());
     tokio::spawn(pass_on_signals(stop.clone(), args.shutdown_budget));
-    tracing::info!(%public_url, directory = %args.directory.display(), places, "ready");
+    tracing::info!(%public_url, %place, places, "ready");
     let ended = worker.run(stop.clone()).await;
     stop.softly.cancel();
     // A reader that takes its time is no reason to stay.

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::{color::Rgb, text::clean};
+use super::{color::Rgb, logo::Logo, text::clean};
 use crate::messages::ImageJob;
 
 /// Everything that a design shows. All texts are [`clean`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Brief {
     /// Never empty.
     pub title: String,
@@ -18,6 +18,8 @@ pub struct Brief {
     pub store: Option<String>,
     /// Address, hours, telephone: those that there are, in this order.
     pub details: Vec<String>,
+    /// The store's, if there is one that could be fetched.
+    pub logo: Option<Logo>,
 }
 
 /// A brand colour that is missing or cannot be read becomes this blue.
@@ -32,8 +34,8 @@ pub enum BriefError {
 }
 
 impl Brief {
-    /// Reads a job. `logoUrl` is not used: fetching an address that somebody typed is how a server is led
-    /// into a private network.
+    /// Reads a job, without its logo: fetching an address that somebody typed is a matter of its own, see
+    /// [`super::logo`].
     pub fn new(job: &ImageJob) -> Result<Self, BriefError> {
         let filled = |text: &str| Some(clean(text)).filter(|t| !t.is_empty());
         let info = job
@@ -55,6 +57,7 @@ impl Brief {
                 .iter()
                 .filter_map(|names| filled(&find(&info, names)?))
                 .collect(),
+            logo: None,
         })
     }
 

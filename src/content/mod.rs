@@ -1,9 +1,9 @@
 //! The Content Service's side of the contract, small but real: the program `content-worker`.
 //!
-//! [`worker`] takes a record of `image-job-topic` → [`request`] reads it → [`brief`] is what is to be drawn →
-//! [`design`] lays it out in three ways, with [`color`] and [`text`] → [`scene`] draws → [`gallery`] keeps the
-//! pictures with the answer → [`kafka`] sends the answer to `image-job-result-topic` → [`pages`] serves the
-//! pictures.
+//! [`worker`] takes a record of `image-job-topic` → [`request`] reads it → [`brief`] is what is to be drawn, with
+//! the [`logo`] if it may be fetched → [`design`] lays it out in three ways, with [`color`] and [`text`] →
+//! [`scene`] draws → [`gallery`] keeps the pictures with the answer → [`kafka`] sends the answer to
+//! `image-job-result-topic` → [`pages`] serves the pictures.
 //!
 //! It is here to be copied by the team that owns the real service, so it takes nothing from this program but
 //! the two messages.
@@ -13,6 +13,7 @@ pub mod color;
 pub mod design;
 pub mod gallery;
 pub mod kafka;
+pub mod logo;
 pub mod pages;
 pub mod request;
 pub mod scene;

@@ -11,7 +11,7 @@ use axum::{
 };
 use uuid::Uuid;
 
-use super::gallery::{Gallery, file_name};
+use super::gallery::{Gallery, GalleryError, file_name};
 use crate::messages::{ImageJobResult, ImageStyle};
 
 /// Jobs on the first page.
@@ -32,47 +32,38 @@ pub fn router(gallery: Gallery) -> Router {
         .with_state(gallery)
 }
 
-async fn newest(State(gallery): State<Gallery>) -> Result<Response, Refusal> {
-    blocking(move || {
-        let mut page = format!("{HEAD}<h1>Newest jobs</h1>");
-        for job_id in gallery.newest(NEWEST)? {
-            if let Some(result) = gallery.find(job_id)? {
-                show(&mut page, &result);
-            }
+async fn newest(State(gallery): State<Gallery>) -> Result<Html<String>, Refusal> {
+    let mut page = format!("{HEAD}<h1>Newest jobs</h1>");
+    for job_id in gallery.newest(NEWEST).await? {
+        if let Some(result) = gallery.find(job_id).await? {
+            show(&mut page, &result);
         }
-        Ok(Html(page).into_response())
-    })
-    .await
+    }
+    Ok(Html(page))
 }
 
-async fn job(State(gallery): State<Gallery>, Path(job_id): Path<Uuid>) -> Result<Response, Refusal> {
-    blocking(move || {
-        let result = gallery.find(job_id)?.ok_or(Refusal::NotFound)?;
-        let mut page = HEAD.to_owned();
-        show(&mut page, &result);
-        Ok(Html(page).into_response())
-    })
-    .await
+async fn job(State(gallery): State<Gallery>, Path(job_id): Path<Uuid>) -> Result<Html<String>, Refusal> {
+    let result = gallery.find(job_id).await?.ok_or(Refusal::NotFound)?;
+    let mut page = HEAD.to_owned();
+    show(&mut page, &result);
+    Ok(Html(page))
 }
 
 async fn picture(
     State(gallery): State<Gallery>,
     Path((job_id, file)): Path<(Uuid, String)>,
-) -> Result<Response, Refusal> {
-    // Of the three names that there are; a path is never made from what was asked for.
+) -> Result<impl IntoResponse, Refusal> {
+    // Of the three names that there are; a key is never made from what was asked for.
     let style = ImageStyle::ALL
         .into_iter()
         .find(|style| file_name(*style) == file)
         .ok_or(Refusal::NotFound)?;
-    blocking(move || {
-        let png = gallery.picture(job_id, style)?.ok_or(Refusal::NotFound)?;
-        let headers = [
-            (header::CONTENT_TYPE, "image/png"),
-            (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
-        ];
-        Ok((headers, png).into_response())
-    })
-    .await
+    let png = gallery.picture(job_id, style).await?.ok_or(Refusal::NotFound)?;
+    let headers = [
+        (header::CONTENT_TYPE, "image/png"),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
+    Ok((headers, png))
 }
 
 /// The three pictures of a job, or its error.
@@ -100,12 +91,12 @@ fn show(page: &mut String, result: &ImageJobResult) {
 /// What is answered instead.
 enum Refusal {
     NotFound,
-    Disk(std::io::Error),
+    Gallery(GalleryError),
 }
 
-impl From<std::io::Error> for Refusal {
-    fn from(error: std::io::Error) -> Self {
-        Self::Disk(error)
+impl From<GalleryError> for Refusal {
+    fn from(error: GalleryError) -> Self {
+        Self::Gallery(error)
     }
 }
 
@@ -113,16 +104,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
             Self::NotFound => (StatusCode::NOT_FOUND, "there is no such picture\n").into_response(),
-            Self::Disk(error) => {
-                tracing::warn!(%error, "the directory of pictures cannot be read");
+            Self::Gallery(error) => {
+                tracing::warn!(%error, "the pictures cannot be read");
                 (StatusCode::SERVICE_UNAVAILABLE, "the pictures cannot be read now\n").into_response()
             }
         }
     }
-}
-
-async fn blocking(read: impl FnOnce() -> Result<Response, Refusal> + Send + 'static) -> Result<Response, Refusal> {
-    tokio::task::spawn_blocking(read)
-        .await
-        .unwrap_or_else(|panic| Err(Refusal::Disk(std::io::Error::other(panic))))
 }

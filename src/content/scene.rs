@@ -7,12 +7,13 @@ use std::{
 };
 
 use resvg::{
-    tiny_skia::{Pixmap, Transform},
+    tiny_skia::{FilterQuality, Pixmap, PixmapPaint, Transform},
     usvg::{self, fontdb},
 };
 
 use super::{
     color::Rgb,
+    logo::Logo,
     text::{ASCENT, Block, Face, LEADING},
 };
 
@@ -20,6 +21,9 @@ use super::{
 pub const WIDTH: u32 = 1200;
 /// Height of every image, in pixels.
 pub const HEIGHT: u32 = 628;
+
+/// Around a logo on its tile, of the tile's height.
+const TILE_PADDING: f32 = 0.16;
 
 /// Where a line of text lies against its `x`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct Line {
 pub struct Scene {
     shapes: String,
     lines: Vec<Line>,
+    /// And where it is: left, top, width and height.
+    logo: Option<(Logo, [f32; 4])>,
 }
 
 /// Why a scene could not be drawn: a fault of a design, not of what it was given.
@@ -98,6 +104,34 @@ impl Scene {
         }
     }
 
+    /// Adds the logo on a tile of its own, whose left middle is at `at` and which is `height` pixels high and at
+    /// most `widest` wide; returns its width.
+    pub fn logo(&mut self, logo: &Logo, at: [f32; 2], height: f32, widest: f32) -> f32 {
+        let padding = height * TILE_PADDING;
+        let [w, h] = logo.fit(widest - 2.0 * padding, height - 2.0 * padding);
+        let width = Self::tile_width(logo, height, widest);
+        let ([x, y], tile) = (at, logo.tile());
+        self.shape(format_args!(
+            "<rect x='{x}' y='{}' width='{width}' height='{height}' rx='{}' fill='{tile}'/>",
+            y - height / 2.0,
+            height * 0.2
+        ));
+        self.logo = Some((logo.clone(), [x + padding, y - h / 2.0, w, h]));
+        width
+    }
+
+    /// Where the logo is, if there is one: left, top, width and height.
+    pub fn logo_box(&self) -> Option<[f32; 4]> {
+        self.logo.as_ref().map(|(_, place)| *place)
+    }
+
+    /// How wide the tile of a logo will be.
+    pub fn tile_width(logo: &Logo, height: f32, widest: f32) -> f32 {
+        let padding = height * TILE_PADDING;
+        let [width, _] = logo.fit(widest - 2.0 * padding, height - 2.0 * padding);
+        width + 2.0 * padding
+    }
+
     /// The lines, in the order in which they are drawn.
     pub fn lines(&self) -> &[Line] {
         &self.lines
@@ -132,6 +166,15 @@ impl Scene {
         let tree = usvg::Tree::from_str(&self.svg(with_texts), &options)?;
         let mut pixels = Pixmap::new(WIDTH, HEIGHT).expect("the size is not zero");
         resvg::render(&tree, Transform::identity(), &mut pixels.as_mut());
+        if let Some((logo, [x, y, width, _])) = &self.logo {
+            let scale = width / logo.pixels().width() as f32;
+            let paint = PixmapPaint {
+                quality: FilterQuality::Bicubic,
+                ..PixmapPaint::default()
+            };
+            let place = Transform::from_row(scale, 0.0, 0.0, scale, *x, *y);
+            pixels.draw_pixmap(0, 0, logo.pixels().as_ref(), &paint, place, None);
+        }
         Ok(pixels)
     }
 

@@ -66,7 +66,19 @@ const LONGEST: usize = 300;
 /// with an accent that none has, the letter stays.
 pub fn clean(text: &str) -> String {
     let drawable = |c: char| match c {
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' => false,
+        // What a face may have, and nobody sees: hyphens and joiners, directions, fillers of Hangul, variants, tags.
+        '\u{ad}'
+        | '\u{34f}'
+        | '\u{61c}'
+        | '\u{115f}'
+        | '\u{1160}'
+        | '\u{17b4}'
+        | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' => false,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' => false,
+        '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{ffff}' => false,
+        // Of private use: each font means something else by it.
+        '\u{e000}'..='\u{f8ff}' | '\u{e0000}'.. => false,
         // Symbols that phones show as emoji, whatever the font has.
         '\u{2600}'..='\u{27bf}' => matches!(c, '★' | '☆' | '♥' | '♡' | '♠' | '♣' | '♪' | '♬' | '①'..='⑮'),
         _ => Face::ALL.into_iter().any(|f| f.has(c)),
@@ -276,6 +288,14 @@ mod tests {
         assert_eq!(clean("🎉 여름 🍉  대축제!!\n☀️ 2026 👨‍👩‍👧"), "여름 대축제!! 2026");
         assert_eq!(clean("\u{202e}evil\u{200b} ᄒ\u{1161}\u{11ab}글"), "evil 한글");
         assert_eq!(clean("🎁🎁"), "");
+        let unseen = "\u{ad}\u{34f}\u{61c}\u{115f}\u{1160}\u{180e}\u{200b}\u{200d}\u{202e}\u{2066}\u{2800}\u{3164}\u{fe0f}\u{feff}\u{ffa0}\u{fffd}\u{e000}\u{e0041}\u{10ffff}";
+        assert_eq!(clean(unseen), "");
+        assert_eq!(clean(&format!("여\0름\u{7f}{unseen}\t\r\n끝")), "여 름 끝");
+        assert_eq!(
+            clean(&format!("e{}", "\u{301}".repeat(200_000))),
+            "e",
+            "accents without end"
+        );
         assert_eq!(clean("Café Ångström ｎ"), "Cafe Angstrom ｎ");
         assert_eq!(clean(&"가".repeat(5_000)).chars().count(), LONGEST);
     }

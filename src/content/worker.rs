@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     brief::Brief,
     design,
-    gallery::{Gallery, Made},
+    gallery::{Gallery, GalleryError, Made},
     kafka::{Names, Sender, pauses},
+    logo::Logos,
     request::{self, Request},
 };
 use crate::messages::{ImageJob, ImageJobResult, ImageStyle, ResultStatus};
@@ -30,6 +31,7 @@ const COMMIT_EVERY: Duration = Duration::from_millis(250);
 pub struct Worker {
     names: Names,
     gallery: Gallery,
+    logos: Logos,
     sender: Sender,
     /// Records in work at the same time.
     places: usize,
@@ -61,11 +63,12 @@ struct Place {
 
 impl Worker {
     /// Connects when it runs.
-    pub fn new(names: Names, gallery: Gallery, places: usize) -> Result<Self, WorkerError> {
+    pub fn new(names: Names, gallery: Gallery, logos: Logos, places: usize) -> Result<Self, WorkerError> {
         Ok(Self {
             sender: Sender::new(names.clone())?,
             names,
             gallery,
+            logos,
             places: places.max(1),
         })
     }
@@ -141,7 +144,12 @@ impl Worker {
     async fn answer(&self, request: Request) {
         let Request { event_id, job } = request;
         let job_id = job.job_id;
-        let result = if let Some(earlier) = self.on_disk(move |gallery| gallery.find(job_id)).await {
+        let earlier = keep_trying(async || self.gallery.find(job_id).await).await;
+        let result = if let Some(earlier) = earlier {
+            let answered = keep_trying(async || self.gallery.event_id(job_id).await).await;
+            if answered.is_some_and(|answered| answered != event_id) {
+                tracing::warn!(%job_id, %event_id, ?answered, "the job was answered for another ce_id, and stays as it is");
+            }
             earlier
         } else {
             let begun = ImageJobResult {
@@ -151,29 +159,35 @@ impl Worker {
                 error: None,
             };
             self.sender.answer(&begun).await;
-            let made = Arc::new(make(job).await);
-            self.on_disk(move |gallery| gallery.keep(event_id, job_id, &made)).await
+            let made = self.make(job).await;
+            keep_trying(async || self.gallery.keep(event_id, job_id, &made).await).await
         };
         self.sender.answer(&result).await;
         tracing::info!(%job_id, status = result.status.as_str(), "answered");
     }
 
-    /// Tries until the disk does it: a full one is nothing that a job has done.
-    async fn on_disk<T: Send + 'static>(
-        &self,
-        action: impl Fn(&Gallery) -> std::io::Result<T> + Clone + Send + 'static,
-    ) -> T {
-        let mut pauses = pauses();
-        loop {
-            let (gallery, action) = (self.gallery.clone(), action.clone());
-            let error = match tokio::task::spawn_blocking(move || action(&gallery)).await {
-                Ok(Ok(done)) => return done,
-                Ok(Err(error)) => error,
-                Err(panic) => std::io::Error::other(panic),
+    /// The pictures of a job, or why there are none. A fault of a design fails this job, and not the worker.
+    async fn make(&self, job: ImageJob) -> Made {
+        let mut brief = Brief::new(&job).map_err(|why| why.to_string())?;
+        brief.logo = match &job.logo_url {
+            Some(url) => self.logos.fetch(url).await,
+            None => None,
+        };
+        let job_id = job.job_id;
+        let draw = move || {
+            let picture = |style| match design::scene(&brief, style).png() {
+                Ok(png) => Ok((style, png)),
+                Err(error) => {
+                    tracing::error!(%error, %job_id, ?style, "a picture could not be drawn");
+                    Err(FAULT.to_owned())
+                }
             };
-            tracing::warn!(%error, "the directory of pictures cannot be used; trying again");
-            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
-        }
+            ImageStyle::ALL.into_iter().map(picture).collect()
+        };
+        tokio::task::spawn_blocking(draw).await.unwrap_or_else(|panic| {
+            tracing::error!(%panic, "a design has panicked");
+            Err(FAULT.to_owned())
+        })
     }
 
     fn store(&self, consumer: &StreamConsumer, place: &Place) {
@@ -200,24 +214,16 @@ fn is_fatal(consumer: &StreamConsumer, error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) || consumer.client().fatal_error().is_some()
 }
 
-/// The pictures of a job, or why there are none. A fault of a design fails this job, and not the worker.
-async fn make(job: ImageJob) -> Made {
-    let draw = move || {
-        let job_id = job.job_id;
-        let brief = Brief::new(&job).map_err(|why| why.to_string())?;
-        let picture = |style| match design::scene(&brief, style).png() {
-            Ok(png) => Ok((style, png)),
-            Err(error) => {
-                tracing::error!(%error, %job_id, ?style, "a picture could not be drawn");
-                Err(FAULT.to_owned())
-            }
-        };
-        ImageStyle::ALL.into_iter().map(picture).collect()
-    };
-    tokio::task::spawn_blocking(draw).await.unwrap_or_else(|panic| {
-        tracing::error!(%panic, "a design has panicked");
-        Err(FAULT.to_owned())
-    })
+/// Tries until the store does it: a full disk, or a bucket out of reach, is nothing that a job has done.
+async fn keep_trying<T>(action: impl AsyncFn() -> Result<T, GalleryError>) -> T {
+    let mut pauses = pauses();
+    loop {
+        match action().await {
+            Ok(done) => return done,
+            Err(error) => tracing::warn!(%error, "the pictures cannot be kept now; trying again"),
+        }
+        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+    }
 }
 
 /// What an owner is told of a fault that is ours.

@@ -58,24 +58,7 @@ pub fn scene(brief: &Brief) -> Scene {
         align: Align::Center,
         turned: None,
     };
-    if let Some(store) = &brief.store {
-        let name = fit(store, Face::Serif, &Room::line(560.0, 22.0..=32.0));
-        let reach = name.width(Face::Serif) / 2.0 + 26.0;
-        scene.line(
-            &name.lines.concat(),
-            name.size,
-            [MIDDLE, 118.0],
-            center(Face::Serif, GOLD),
-        );
-        for side in [-1.0, 1.0] {
-            let near = MIDDLE + side * reach;
-            scene.shape(format_args!(
-                "<path d='M{near} 108h{}' stroke='{GOLD}' stroke-width='1.5'/>",
-                side * 70.0
-            ));
-            diamond(&mut scene, near + side * 70.0, 108.0, 5.0);
-        }
-    }
+    masthead(&mut scene, brief, center(Face::Serif, GOLD));
 
     let foot = details(brief, 780.0);
     let foot_top = 560.0 - foot.height();
@@ -110,6 +93,36 @@ pub fn scene(brief: &Brief) -> Scene {
         draw_ribbon(&mut scene, &block, middle, dark);
     }
     scene
+}
+
+/// The store's logo and name in the middle, between two lines.
+fn masthead(scene: &mut Scene, brief: &Brief, look: Look) {
+    const Y: f32 = 108.0;
+    let (height, widest, between) = (68.0, 220.0, 18.0);
+    let tile = brief.logo.as_ref().map(|logo| Scene::tile_width(logo, height, widest));
+    let tile = tile.map_or(0.0, |width| width + if brief.store.is_some() { between } else { 0.0 });
+    let name = brief.store.as_ref();
+    let name = name.map(|store| fit(store, look.face, &Room::line(560.0 - tile, 22.0..=32.0)));
+    let width = tile + name.as_ref().map_or(0.0, |name| name.width(look.face));
+    if width == 0.0 {
+        return;
+    }
+    let left = MIDDLE - width / 2.0;
+    if let Some(logo) = &brief.logo {
+        scene.logo(logo, [left, Y], height, widest);
+    }
+    if let Some(name) = name {
+        let middle = left + tile + (width - tile) / 2.0;
+        scene.line(&name.lines.concat(), name.size, [middle, Y + 10.0], look);
+    }
+    for side in [-1.0, 1.0] {
+        let near = MIDDLE + side * (width / 2.0 + 26.0);
+        scene.shape(format_args!(
+            "<path d='M{near} {Y}h{}' stroke='{GOLD}' stroke-width='1.5'/>",
+            side * 70.0
+        ));
+        diamond(scene, near + side * 70.0, Y, 5.0);
+    }
 }
 
 /// A glow in the middle, with rays out of it.

@@ -79,35 +79,39 @@ pub fn scene(brief: &Brief) -> Scene {
     scene
 }
 
-/// The store's initial in a disc, and its name.
+/// The store's logo, or its initial in a disc, and its name.
 fn masthead(scene: &mut Scene, brief: &Brief, brand: Rgb, paper: Rgb, ink: Rgb) {
-    let Some(store) = &brief.store else { return };
-    let initial = brief.initial();
-    scene.shape(format_args!(
-        "<circle cx='{}' cy='84' r='26' fill='{brand}'/>",
-        MARGIN + 26.0
-    ));
-    let fill = paper.readable_on(&[brand]);
-    let look = Look {
-        face: Face::Heavy,
-        fill,
-        align: Align::Center,
-        turned: None,
+    let x = match (&brief.logo, &brief.store) {
+        (Some(logo), _) => MARGIN + scene.logo(logo, [MARGIN, 84.0], 72.0, 230.0) + 18.0,
+        (None, Some(_)) => {
+            disc(scene, brief, brand, paper);
+            MARGIN + 70.0
+        }
+        (None, None) => return,
     };
-    scene.line(&initial, 27.0, [MARGIN + 26.0, 93.5], look);
-    let name = fit(store, Face::Heavy, &Room::line(620.0, 22.0..=30.0));
+    let Some(store) = &brief.store else { return };
+    let name = fit(store, Face::Heavy, &Room::line(FIELD - 80.0 - x, 22.0..=30.0));
     let look = Look {
         face: Face::Heavy,
         fill: ink,
         align: Align::Left,
         turned: None,
     };
-    scene.line(
-        &name.lines.concat(),
-        name.size,
-        [MARGIN + 70.0, 84.0 + name.size * 0.35],
-        look,
-    );
+    scene.line(&name.lines.concat(), name.size, [x, 84.0 + name.size * 0.35], look);
+}
+
+fn disc(scene: &mut Scene, brief: &Brief, brand: Rgb, paper: Rgb) {
+    scene.shape(format_args!(
+        "<circle cx='{}' cy='84' r='26' fill='{brand}'/>",
+        MARGIN + 26.0
+    ));
+    let look = Look {
+        face: Face::Heavy,
+        fill: paper.readable_on(&[brand]),
+        align: Align::Center,
+        turned: None,
+    };
+    scene.line(&brief.initial(), 27.0, [MARGIN + 26.0, 93.5], look);
 }
 
 /// The prize in the brand's field; without one, only the shapes are there.

@@ -5,6 +5,7 @@ use crate::content::scene::Align;
 use crate::{
     content::{
         color::{LEGIBLE, Rgb},
+        logo::Logo,
         scene::{HEIGHT, Line, WIDTH},
         text::ASCENT,
     },
@@ -47,9 +48,27 @@ fn long() -> Brief {
     )
 }
 
+/// With a logo that is as wide as many are: a mark and a bar, where its letters would be.
+fn with_logo() -> Brief {
+    let mut logo = Pixmap::new(360, 120).unwrap();
+    for (x, width, color) in [(0, 120, [226, 60, 70]), (140, 220, [30, 42, 70])] {
+        for y in 0..120 {
+            for x in x..x + width {
+                logo.pixels_mut()[y * 360 + x] = Color::from_rgba8(color[0], color[1], color[2], 255)
+                    .premultiply()
+                    .to_color_u8();
+            }
+        }
+    }
+    let mut brief = cafe("#1d4ed8");
+    brief.logo = Some(Logo::read(&logo.encode_png().unwrap()).unwrap());
+    brief
+}
+
 /// The names are those of the files in `tests/golden`.
-fn briefs() -> [(&'static str, Brief); 4] {
+fn briefs() -> [(&'static str, Brief); 5] {
     [
+        ("logo", with_logo()),
         ("cafe", cafe("#00704A")),
         ("long", long()),
         (
@@ -85,16 +104,20 @@ fn shrink(pixels: &Pixmap) -> Pixmap {
     out
 }
 
-/// `UPDATE_GOLDEN=1 cargo test golden` writes the files anew: then look at them.
+/// `UPDATE_GOLDEN=1 cargo test golden` writes the files anew: then look at them, in full size in `target/golden`.
 #[test]
 fn pictures_look_like_the_golden_ones() {
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (directory, full_size) = (root.join("tests/golden"), root.join("target/golden"));
     for (name, brief) in briefs() {
         for style in ImageStyle::ALL {
             let seen = shrink(&scene(&brief, style).pixels(true).unwrap());
             let path = directory.join(format!("{name}-{}.png", style.slug()));
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
                 seen.save_png(&path).unwrap();
+                std::fs::create_dir_all(&full_size).unwrap();
+                let png = scene(&brief, style).png().unwrap();
+                std::fs::write(full_size.join(path.file_name().unwrap()), png).unwrap();
             }
             let golden = Pixmap::load_png(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let differences = || golden.data().iter().zip(seen.data()).map(|(a, b)| a.abs_diff(*b));
@@ -163,6 +186,40 @@ fn lowest_contrast(line: &Line, under: &Pixmap) -> (f64, Rgb) {
         }
     }
     worst
+}
+
+#[test]
+fn a_logo_covers_no_text() {
+    let brief = with_logo();
+    for style in ImageStyle::ALL {
+        let scene = scene(&brief, style);
+        let [left, top, width, height] = scene.logo_box().expect("the logo is drawn");
+        assert!(left >= 0.0 && top >= 0.0 && width > 60.0 && height > 30.0, "{style:?}");
+        let without = Brief {
+            logo: None,
+            ..brief.clone()
+        };
+        let (with, without) = (
+            scene.pixels(true).unwrap(),
+            super::scene(&without, style).pixels(true).unwrap(),
+        );
+        let at = |pixels: &Pixmap| {
+            pixels
+                .pixel((left + width * 0.1) as u32, (top + height * 0.5) as u32)
+                .unwrap()
+        };
+        assert_ne!(at(&with), at(&without), "{style:?}: the logo is seen");
+        for line in scene.lines() {
+            let width_of_line = line.look.face.width(&line.text, line.size);
+            let from = match line.look.align {
+                Align::Left => line.at[0],
+                Align::Center => line.at[0] - width_of_line / 2.0,
+            };
+            let beside = from + width_of_line < left || from > left + width;
+            let apart = line.at[1] < top || line.at[1] - line.size * ASCENT > top + height;
+            assert!(beside || apart, "{style:?}: {:?} is under the logo", line.text);
+        }
+    }
 }
 
 #[test]

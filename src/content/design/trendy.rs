@@ -60,18 +60,22 @@ pub fn scene(brief: &Brief) -> Scene {
         turned: None,
     };
     let ink = left(Face::Heavy, p.ink);
+    let pill = match &brief.logo {
+        Some(logo) => LEFT + scene.logo(logo, [LEFT, 86.0], 64.0, 220.0) + 14.0,
+        None => LEFT,
+    };
     if let Some(store) = &brief.store {
-        let name = fit(store, Face::Heavy, &Room::line(560.0, 22.0..=30.0));
+        let name = fit(store, Face::Heavy, &Room::line(624.0 - pill, 22.0..=30.0));
         let width = name.width(Face::Heavy) + 52.0;
         scene.shape(format_args!(
-            "<rect x='{LEFT}' y='58' width='{width}' height='56' rx='28' fill='{}'/>",
+            "<rect x='{pill}' y='58' width='{width}' height='56' rx='28' fill='{}'/>",
             p.dark
         ));
         let on_pill = left(Face::Heavy, p.pop.readable_on(&[p.dark]));
         scene.line(
             &name.lines.concat(),
             name.size,
-            [LEFT + 26.0, 86.0 + name.size * 0.35],
+            [pill + 26.0, 86.0 + name.size * 0.35],
             on_pill,
         );
     }

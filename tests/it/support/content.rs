@@ -1,8 +1,10 @@
 //! The real `content-worker` as a child process, and records of its topics by hand.
 
 use std::{
+    fs::File,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,8 +30,13 @@ pub struct ContentService {
     brokers: String,
     topic: String,
     result_topic: String,
-    directory: TempDir,
+    directory: Arc<TempDir>,
     listen: String,
+    instance: String,
+    /// More of its command line and of its environment.
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    log: TempDir,
     child: Option<Child>,
 }
 
@@ -40,14 +47,61 @@ impl ContentService {
             brokers: stage.servers().kafka.bootstrap(),
             topic: stage.topic.clone(),
             result_topic: stage.result_topic.clone(),
-            directory: tempfile::tempdir().expect("a directory"),
+            directory: Arc::new(tempfile::tempdir().expect("a directory")),
             listen: format!("127.0.0.1:{}", free_port().expect("a free port")),
+            instance: "one".to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            log: tempfile::tempdir().expect("a directory"),
             child: None,
         };
         create_topic(&this.brokers, &this.dead_letter_topic(), 1, &[])
             .await
             .expect("the dead-letter topic");
         this
+    }
+
+    /// Another worker of the same group, of which nothing is started yet.
+    pub fn beside(&self, instance: &str) -> Self {
+        Self {
+            brokers: self.brokers.clone(),
+            topic: self.topic.clone(),
+            result_topic: self.result_topic.clone(),
+            directory: Arc::clone(&self.directory),
+            listen: format!("127.0.0.1:{}", free_port().expect("a free port")),
+            instance: instance.to_owned(),
+            arguments: self.arguments.clone(),
+            environment: self.environment.clone(),
+            log: tempfile::tempdir().expect("a directory"),
+            child: None,
+        }
+    }
+
+    /// More arguments for the starts from now on.
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|text| (*text).to_owned()));
+        self
+    }
+
+    /// More of the environment for the starts from now on.
+    #[must_use]
+    pub fn with_environment(mut self, variables: &[(&str, &str)]) -> Self {
+        let owned = variables
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        self.environment.extend(owned);
+        self
+    }
+
+    /// The consumer group.
+    pub fn group(&self) -> String {
+        format!("content-{}", self.topic)
+    }
+
+    /// What the worker has logged, all starts together.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path().join("log")).unwrap_or_default()
     }
 
     /// Where unreadable records go.
@@ -68,6 +122,11 @@ impl ContentService {
     /// Starts the worker; always the same member of the group.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "it runs");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log.path().join("log"))
+            .expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_content-worker"))
             .args([
                 "--brokers",
@@ -79,16 +138,18 @@ impl ContentService {
             ])
             .args([
                 "--group",
-                &format!("content-{}", self.topic),
+                &self.group(),
                 "--instance",
-                "one",
+                &self.instance,
                 "--listen",
                 &self.listen,
             ])
             .arg("--directory")
             .arg(self.directory.path())
-            .env("RUST_LOG", "warn")
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("content-worker starts");
         end_with_this_process(&child).expect("the guard listens");
@@ -118,9 +179,18 @@ impl ContentService {
 
     /// Sends a request for a job as the dispatcher does, and gives the job's id.
     pub async fn request(&self, event_id: Uuid, job_id: Uuid, title: &str) {
+        self.request_with(event_id, job_id, json!({"title": title})).await;
+    }
+
+    /// The same, with any of the value's members.
+    pub async fn request_with(&self, event_id: Uuid, job_id: Uuid, members: Value) {
         let draft = Uuid::new_v4();
-        let value = json!({"jobId": job_id, "eventDraftId": draft, "title": title, "prize": null, "brandColor": "#00704a",
-            "logoUrl": null, "storeInfo": {"name": "카페"}});
+        let mut value = json!({"jobId": job_id, "eventDraftId": draft, "title": "여름", "prize": null,
+            "brandColor": "#00704a", "logoUrl": null, "storeInfo": {"name": "카페"}});
+        let Value::Object(members) = members else {
+            panic!("members of an object")
+        };
+        value.as_object_mut().expect("an object").extend(members);
         let event_id = event_id.to_string();
         let headers = [
             ("ce_specversion", "1.0"),

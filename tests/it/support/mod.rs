@@ -27,6 +27,7 @@ pub mod load;
 pub mod proxy;
 pub mod records;
 pub mod rig;
+pub mod s3;
 pub mod stage;
 pub mod token;
 

@@ -1,5 +1,8 @@
 //! `content-worker`: what becomes of one record, and of many while it is killed.
 
+mod bucket;
+mod nasty;
+
 use std::{
     collections::{BTreeMap, HashSet},
     os::unix::fs::MetadataExt as _,
