@@ -25,6 +25,9 @@ pub const HEIGHT: u32 = 628;
 /// Around a logo on its tile, of the tile's height.
 const TILE_PADDING: f32 = 0.16;
 
+/// A contrast at which a tile would look like a mistake.
+const NEARLY_THE_SAME: f64 = 1.1;
+
 /// Where a line of text lies against its `x`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -105,17 +108,19 @@ impl Scene {
     }
 
     /// Adds the logo on a tile of its own, whose left middle is at `at` and which is `height` pixels high and at
-    /// most `widest` wide; returns its width.
-    pub fn logo(&mut self, logo: &Logo, at: [f32; 2], height: f32, widest: f32) -> f32 {
+    /// most `widest` wide; returns its width. On a `ground` that is as white as the tile would be there is none.
+    pub fn logo(&mut self, logo: &Logo, at: [f32; 2], height: f32, widest: f32, ground: Rgb) -> f32 {
         let padding = height * TILE_PADDING;
         let [w, h] = logo.fit(widest - 2.0 * padding, height - 2.0 * padding);
         let width = Self::tile_width(logo, height, widest);
         let ([x, y], tile) = (at, logo.tile());
-        self.shape(format_args!(
-            "<rect x='{x}' y='{}' width='{width}' height='{height}' rx='{}' fill='{tile}'/>",
-            y - height / 2.0,
-            height * 0.2
-        ));
+        if tile.contrast(ground) > NEARLY_THE_SAME {
+            self.shape(format_args!(
+                "<rect x='{x}' y='{}' width='{width}' height='{height}' rx='{}' fill='{tile}'/>",
+                y - height / 2.0,
+                height * 0.2
+            ));
+        }
         self.logo = Some((logo.clone(), [x + padding, y - h / 2.0, w, h]));
         width
     }

@@ -66,7 +66,8 @@ const LONGEST: usize = 300;
 /// with an accent that none has, the letter stays.
 pub fn clean(text: &str) -> String {
     let drawable = |c: char| match c {
-        // What a face may have, and nobody sees: hyphens and joiners, directions, fillers of Hangul, variants, tags.
+        // What a face may have, and nobody sees: hyphens and joiners, directions, fillers of Hangul, variants, tags;
+        // and what is of private use, by which each font means something else.
         '\u{ad}'
         | '\u{34f}'
         | '\u{61c}'
@@ -74,11 +75,18 @@ pub fn clean(text: &str) -> String {
         | '\u{1160}'
         | '\u{17b4}'
         | '\u{17b5}'
-        | '\u{180b}'..='\u{180f}' => false,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' => false,
-        '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{ffff}' => false,
-        // Of private use: each font means something else by it.
-        '\u{e000}'..='\u{f8ff}' | '\u{e0000}'.. => false,
+        | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{2800}'
+        | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}'
+        | '\u{ffa0}'
+        | '\u{fff0}'..='\u{ffff}'
+        | '\u{e000}'..='\u{f8ff}'
+        | '\u{e0000}'.. => false,
         // Symbols that phones show as emoji, whatever the font has.
         '\u{2600}'..='\u{27bf}' => matches!(c, '★' | '☆' | '♥' | '♡' | '♠' | '♣' | '♪' | '♬' | '①'..='⑮'),
         _ => Face::ALL.into_iter().any(|f| f.has(c)),

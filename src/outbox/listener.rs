@@ -61,7 +61,9 @@ async fn listen_once(database: &PgConnectOptions, channel: &str, hear: &mut impl
             Ok(Err(error)) => return Err(error),
             // A link of which one end is gone is as silent as one on which nothing happens.
             Err(_) => match timeout(ANSWER_TIMEOUT, listener.execute("select 1")).await {
-                Ok(answer) => drop(answer?),
+                Ok(answer) => {
+                    answer?;
+                }
                 Err(_) => return Err(sqlx::Error::PoolTimedOut),
             },
         }

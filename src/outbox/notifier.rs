@@ -117,17 +117,21 @@ impl Subscription {
 mod tests {
     use super::*;
 
+    fn ids(range: std::ops::Range<i64>) -> Ids {
+        std::iter::once(range).collect()
+    }
+
     #[tokio::test]
     async fn what_is_told_between_two_readings_is_one_notice() {
         let notifier = Notifier::default();
         let (early, job_id) = (notifier.subscribe(), Uuid::now_v7());
-        notifier.settled(&Ids::from_iter([1..4]));
+        notifier.settled(&ids(1..4));
         notifier.answered(&[job_id]);
-        notifier.settled(&Ids::from_iter([4..6]));
+        notifier.settled(&ids(4..6));
         notifier.answered(&[]);
         let late = notifier.subscribe();
         let expected = Notice {
-            messages: Ids::from_iter([1..6]),
+            messages: ids(1..6),
             jobs: [job_id].into(),
             anything: false,
         };
@@ -140,7 +144,7 @@ mod tests {
         let notifier = Notifier::default();
         let slow = notifier.subscribe();
         for id in 0..=MOST_NAMED as i64 {
-            notifier.settled(&Ids::from_iter([2 * id..2 * id + 1]));
+            notifier.settled(&ids(2 * id..2 * id + 1));
         }
         notifier.answered(&[Uuid::now_v7()]);
         let notice = slow.take();

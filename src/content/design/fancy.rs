@@ -65,7 +65,8 @@ pub fn scene(brief: &Brief) -> Scene {
     scene.block(&foot, [MIDDLE, foot_top], center(Face::Regular, PALE_GOLD));
 
     // Title and ribbon share what is left between the store's name and the foot.
-    let (highest, lowest) = (152.0, foot_top - 26.0);
+    let highest = if brief.logo.is_some() { 164.0 } else { 152.0 };
+    let lowest = foot_top - 26.0;
     let ribbon = brief.prize.as_ref().map(|p| {
         fit(
             p,
@@ -98,7 +99,7 @@ pub fn scene(brief: &Brief) -> Scene {
 /// The store's logo and name in the middle, between two lines.
 fn masthead(scene: &mut Scene, brief: &Brief, look: Look) {
     const Y: f32 = 108.0;
-    let (height, widest, between) = (68.0, 220.0, 18.0);
+    let (height, widest, between) = (60.0, 220.0, 18.0);
     let tile = brief.logo.as_ref().map(|logo| Scene::tile_width(logo, height, widest));
     let tile = tile.map_or(0.0, |width| width + if brief.store.is_some() { between } else { 0.0 });
     let name = brief.store.as_ref();
@@ -109,7 +110,7 @@ fn masthead(scene: &mut Scene, brief: &Brief, look: Look) {
     }
     let left = MIDDLE - width / 2.0;
     if let Some(logo) = &brief.logo {
-        scene.logo(logo, [left, Y], height, widest);
+        scene.logo(logo, [left, Y], height, widest, Rgb::BLACK);
     }
     if let Some(name) = name {
         let middle = left + tile + (width - tile) / 2.0;

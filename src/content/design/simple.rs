@@ -82,7 +82,7 @@ pub fn scene(brief: &Brief) -> Scene {
 /// The store's logo, or its initial in a disc, and its name.
 fn masthead(scene: &mut Scene, brief: &Brief, brand: Rgb, paper: Rgb, ink: Rgb) {
     let x = match (&brief.logo, &brief.store) {
-        (Some(logo), _) => MARGIN + scene.logo(logo, [MARGIN, 84.0], 72.0, 230.0) + 18.0,
+        (Some(logo), _) => MARGIN + scene.logo(logo, [MARGIN, 84.0], 72.0, 230.0, paper) + 18.0,
         (None, Some(_)) => {
             disc(scene, brief, brand, paper);
             MARGIN + 70.0

@@ -195,20 +195,18 @@ fn a_logo_covers_no_text() {
         let scene = scene(&brief, style);
         let [left, top, width, height] = scene.logo_box().expect("the logo is drawn");
         assert!(left >= 0.0 && top >= 0.0 && width > 60.0 && height > 30.0, "{style:?}");
-        let without = Brief {
+        let plain = Brief {
             logo: None,
             ..brief.clone()
         };
-        let (with, without) = (
-            scene.pixels(true).unwrap(),
-            super::scene(&without, style).pixels(true).unwrap(),
-        );
+        let drawn = scene.pixels(true).unwrap();
+        let undrawn = super::scene(&plain, style).pixels(true).unwrap();
         let at = |pixels: &Pixmap| {
             pixels
                 .pixel((left + width * 0.1) as u32, (top + height * 0.5) as u32)
                 .unwrap()
         };
-        assert_ne!(at(&with), at(&without), "{style:?}: the logo is seen");
+        assert_ne!(at(&drawn), at(&undrawn), "{style:?}: the logo is seen");
         for line in scene.lines() {
             let width_of_line = line.look.face.width(&line.text, line.size);
             let from = match line.look.align {

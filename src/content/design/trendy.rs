@@ -61,7 +61,7 @@ pub fn scene(brief: &Brief) -> Scene {
     };
     let ink = left(Face::Heavy, p.ink);
     let pill = match &brief.logo {
-        Some(logo) => LEFT + scene.logo(logo, [LEFT, 86.0], 64.0, 220.0) + 14.0,
+        Some(logo) => LEFT + scene.logo(logo, [LEFT, 86.0], 64.0, 220.0, p.ground) + 14.0,
         None => LEFT,
     };
     if let Some(store) = &brief.store {
