@@ -31,31 +31,32 @@ pub struct ReadRequest {
     pub holes: Vec<i64>,
     /// At most so many rows above `above`.
     pub rows: i64,
-    /// And at most so many bytes of payload, but one row at least.
+    /// At most so many bytes of payload under holes and as many in new rows; but one row of each at least.
     pub bytes: i64,
-    /// The oldest row at or above this id tells how old the oldest pending message is.
-    pub oldest_from: i64,
 }
 
 /// What one read of the log found, all of it at one snapshot.
-#[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of its own; together they are no state"
-)]
+#[derive(Debug, Default)]
 pub struct ReadResult {
     /// Holes that have become visible and new rows, ascending by id.
     pub messages: Vec<OutboxMessage>,
-    /// There are more rows above the last one.
+    /// There may be more rows above the last one.
     pub full: bool,
     /// The bytes did not suffice for all rows under holes; nothing above the first missing one is in
     /// `messages`, and a hole that is not there may have a row.
     pub cut_hole: bool,
-    /// An operator has paused the relay: nothing of this may be handed over.
+    /// Bytes of the largest payload among the new rows, one that was left out for its size included.
+    pub largest: i64,
+}
+
+/// What the control row and a look at the log from outside say.
+#[derive(Debug)]
+pub struct News {
+    /// An operator has paused the relay: nothing may be handed over.
     pub paused: bool,
     /// The greatest id in the log.
     pub max_id: i64,
-    /// When the oldest row at or above `oldest_from` was written.
+    /// When the oldest row at or above the id asked for was written.
     pub oldest: Option<DateTime<Utc>>,
     /// Dead letters that wait for an operator, counted up to [`DEAD_COUNT_CAP`].
     pub dead: i64,
@@ -68,71 +69,40 @@ pub struct ReadResult {
 /// Above it, the count of dead letters is not exact.
 pub const DEAD_COUNT_CAP: i64 = 10_001;
 
-macro_rules! read_statement {
+macro_rules! poll_statement {
     ($renewed:literal, $with:literal) => {
         concat!(
             $with,
-            // The control row first; its columns are null in the others.
-            "select true as control, ", $renewed, " as renewed, c.paused,
+            "select c.paused,
                 coalesce((select max(id) from outbox_messages), 0) as max_id,
-                (select created_at from outbox_messages where id >= $5 order by id limit 1) as oldest,
+                (select created_at from outbox_messages where id >= $1 order by id limit 1) as oldest,
                 (select count(*) from (select from outbox_dead_letters where resolution is null limit 10001) d) as dead,
-                exists (select from outbox_replays where state = 'running') as replaying,
-                null::bigint as id, null::uuid as event_id, null::uuid as job_id, null::uuid as key,
-                null::timestamptz as event_time, null::timestamptz as created_at, null::uuid as replay_id,
-                null::text as traceparent, null::bytea as payload
-             from outbox_control c
-             union all
-             select null, null, null, null, null, null, null,
-                id, event_id, job_id, key, event_time, created_at, replay_id, traceparent,
-                case when bytes <= $4 or bytes = own then payload end
-             from (
-                select m.*, sum(octet_length(payload)) over (order by id rows unbounded preceding) as bytes,
-                       octet_length(payload) as own
-                from unnest($2::bigint[]) wanted(hole) cross join lateral (
-                    select * from outbox_messages m where m.id = wanted.hole offset 0
-                ) m
-             ) m
-             union all
-             select null, null, null, null, null, null, null,
-                id, event_id, job_id, key, event_time, created_at, replay_id, traceparent, payload
-             from (
-                select m.*, sum(octet_length(payload)) over (order by id rows unbounded preceding) as bytes,
-                       octet_length(payload) as own
-                from (select * from outbox_messages where id > $1 order by id limit $3) m
-             ) m where bytes <= $4 or bytes = own"
+                exists (select from outbox_replays where state = 'running') as replaying, ",
+            $renewed,
+            " as renewed
+             from outbox_control c"
         )
     };
 }
 
-/// Reads holes and new rows in one statement. With two snapshots, a later request of a key could pass an
-/// earlier one.
-const READ: &str = read_statement!("false", "");
+const POLL: &str = poll_statement!("false", "");
 
 /// The same, and prolongs the lease when it is still held: an idle leader needs one statement a second.
-const READ_AND_RENEW: &str = read_statement!(
+const POLL_AND_RENEW: &str = poll_statement!(
     "exists (select from renewed)",
     "with renewed as (
         insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets)
-        select $6 + 1, $7, $8, clock_timestamp() + make_interval(secs => $9), $10, $11
-        where (select max(seq) from outbox_checkpoints) = $6
+        select $2 + 1, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7
+        where (select max(seq) from outbox_checkpoints) = $2
         returning seq
      ) "
 );
 
-/// Reads the log. With `renew`, also prolongs that lease, whose next offsets stay as given; the caller sees
-/// in [`ReadResult::renewed`] whether it was still held.
-pub async fn read_messages(
-    conn: &mut PgConnection,
-    request: &ReadRequest,
-    renew: Option<(&Lease, &[i64])>,
-) -> sqlx::Result<ReadResult> {
-    let query = sqlx::query(if renew.is_some() { READ_AND_RENEW } else { READ })
-        .bind(request.above)
-        .bind(&request.holes)
-        .bind(request.rows)
-        .bind(request.bytes)
-        .bind(request.oldest_from);
+/// Reads what there is to know beside the rows. With `renew`, also prolongs that lease, whose next offsets stay as
+/// given; the caller sees in [`News::renewed`] whether it was still held. `oldest_from`: the first id that is not
+/// settled.
+pub async fn poll(conn: &mut PgConnection, oldest_from: i64, renew: Option<(&Lease, &[i64])>) -> sqlx::Result<News> {
+    let query = sqlx::query(if renew.is_some() { POLL_AND_RENEW } else { POLL }).bind(oldest_from);
     let query = match renew {
         None => query,
         Some((lease, next_offsets)) => query
@@ -143,51 +113,88 @@ pub async fn read_messages(
             .bind(&lease.delivery)
             .bind(next_offsets),
     };
-    let rows = query.fetch_all(conn).await?;
-    let control = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-    let mut result = ReadResult {
-        messages: Vec::with_capacity(rows.len() - 1),
-        full: false,
-        cut_hole: false,
-        paused: control.try_get(2)?,
-        max_id: control.try_get(3)?,
-        oldest: control.try_get(4)?,
-        dead: control.try_get(5)?,
-        replaying: control.try_get(6)?,
-        renewed: control.try_get(1)?,
+    let control = query.fetch_one(conn).await?;
+    Ok(News {
+        paused: control.try_get(0)?,
+        max_id: control.try_get(1)?,
+        oldest: control.try_get(2)?,
+        dead: control.try_get(3)?,
+        replaying: control.try_get(4)?,
+        renewed: control.try_get(5)?,
+    })
+}
+
+/// Reads holes and new rows in one statement. With two snapshots, a later request of a key could pass an
+/// earlier one. Under holes a running sum bounds the bytes; in new rows it would cost a third of the statement, so
+/// there a row that is larger than its share comes without its payload.
+const READ: &str = "
+select id, event_id, job_id, key, event_time, created_at, replay_id, traceparent,
+       case when bytes <= $4 or bytes = own then payload end as payload, own
+from (
+    select m.*, sum(octet_length(payload)) over (order by id rows unbounded preceding) as bytes,
+           octet_length(payload) as own
+    from unnest($2::bigint[]) wanted(hole) cross join lateral (
+        select * from outbox_messages m where m.id = wanted.hole offset 0
+    ) m
+) m
+union all
+(select id, event_id, job_id, key, event_time, created_at, replay_id, traceparent,
+       case when octet_length(payload) <= $5 then payload end, octet_length(payload)
+from outbox_messages where id > $1 order by id limit $3)";
+
+/// Reads the log.
+pub async fn read_messages(conn: &mut PgConnection, request: &ReadRequest) -> sqlx::Result<ReadResult> {
+    // A single row is read whatever its size, so that there is always a next step.
+    let share = if request.rows > 1 {
+        request.bytes / request.rows
+    } else {
+        i64::MAX
     };
-    for row in &rows[1..] {
+    let rows = sqlx::query(READ)
+        .bind(request.above)
+        .bind(&request.holes)
+        .bind(request.rows)
+        .bind(request.bytes)
+        .bind(share)
+        .fetch_all(conn)
+        .await?;
+    let mut result = ReadResult {
+        messages: Vec::with_capacity(rows.len()),
+        ..ReadResult::default()
+    };
+    let mut new_rows = 0;
+    for row in &rows {
         // Rows under holes come first, ascending, then new rows, ascending.
-        let Some(message) = message_from(row)? else {
-            result.cut_hole = true;
+        let (id, bytes): (i64, i32) = (row.try_get(0)?, row.try_get(9)?);
+        let is_new = id > request.above;
+        if is_new {
+            new_rows += 1;
+            result.largest = result.largest.max(bytes.into());
+        }
+        let Some(payload) = row.try_get(8)? else {
+            result.full = is_new;
+            result.cut_hole = !is_new;
             return Ok(result);
         };
-        result.messages.push(message);
+        result.messages.push(message_from(row, id, payload)?);
     }
-    let last = result
-        .messages
-        .last()
-        .map_or(request.above, |m| m.id.max(request.above));
-    result.full = request.rows > 0 && last < result.max_id;
+    result.full = new_rows > 0 && new_rows == request.rows;
     Ok(result)
 }
 
-/// From the columns of the read statement; none when its payload was left out.
-fn message_from(row: &PgRow) -> sqlx::Result<Option<OutboxMessage>> {
-    let Some(payload) = row.try_get(15)? else {
-        return Ok(None);
-    };
-    Ok(Some(OutboxMessage {
-        id: row.try_get(7)?,
-        event_id: row.try_get(8)?,
-        job_id: row.try_get(9)?,
-        key: row.try_get(10)?,
-        event_time: row.try_get(11)?,
-        created_at: row.try_get(12)?,
-        replay_id: row.try_get(13)?,
-        traceparent: row.try_get(14)?,
+/// From the columns of [`READ`].
+fn message_from(row: &PgRow, id: i64, payload: Vec<u8>) -> sqlx::Result<OutboxMessage> {
+    Ok(OutboxMessage {
+        id,
+        event_id: row.try_get(1)?,
+        job_id: row.try_get(2)?,
+        key: row.try_get(3)?,
+        event_time: row.try_get(4)?,
+        created_at: row.try_get(5)?,
+        replay_id: row.try_get(6)?,
+        traceparent: row.try_get(7)?,
         payload,
-    }))
+    })
 }
 
 /// Which of these ids have a row, and its event id.

@@ -49,6 +49,20 @@ async fn published_ids(stage: &Stage, count: usize) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_larger_than_their_share_of_a_read_go_out_all_and_in_order() {
+    let stage = Stage::with_topic(&[("max.message.bytes", "1000000")]).await;
+    // One read has 16 MiB for 4,096 rows: 4 KiB each.
+    let mut sizes = vec![100; 50];
+    sizes.extend([5_000, 900_000, 10, 700_000]);
+    sizes.extend([600_000; 30]);
+    sizes.extend([10; 50]);
+    let ids = write_rows(&stage, Uuid::new_v4(), &sizes).await;
+    let _app = stage.app().await;
+    assert_eq!(published_ids(&stage, sizes.len()).await, ids);
+    overview(&stage, (0, sizes.len() as i64, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_above_the_topics_limit_dies_alone_and_is_sent_again_once_the_limit_is_raised() {
     let stage = Stage::with_topic(&[("max.message.bytes", "3000")]).await;
     let _app = stage.app().await;

@@ -22,7 +22,7 @@ impl Leader<'_> {
         self.gauges_due = now + EVERY;
         let metrics = &self.relay.metrics;
         let passed: i64 = self.position.passed().iter().map(|r| r.end - r.start).sum();
-        let pending = self.seen.max_id.max(self.position.read_to()) - passed;
+        let pending = self.newest_id() - passed;
         metrics.pending_rows.set(pending);
         let age = self
             .seen

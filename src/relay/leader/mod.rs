@@ -73,7 +73,7 @@ struct Leader<'a> {
     gauges_due: Instant,
 }
 
-/// What the newest read said of the log.
+/// What the newest poll said of the log.
 #[derive(Default)]
 struct Seen {
     paused: bool,
@@ -123,7 +123,7 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
     };
     let end = loop {
         match leader.turn(cancel).await {
-            Ok(()) => upkeep.tend(relay, leader.seen.max_id, leader.lease.seq).await,
+            Ok(()) => upkeep.tend(relay, leader.newest_id(), leader.lease.seq).await,
             Err(end) => break end,
         }
     };
@@ -161,10 +161,15 @@ impl Leader<'_> {
         Ok(())
     }
 
+    /// The greatest id of the log that is known here.
+    fn newest_id(&self) -> i64 {
+        self.seen.max_id.max(self.position.read_to())
+    }
+
     fn next_timer(&self) -> Instant {
         let mut at = self.gauges_due;
         if self.reader.running.is_none() {
-            at = at.min(self.reader.next_at);
+            at = at.min(self.reader.next_at(self.seen.paused));
         }
         if self.position.has_changes() && self.recorder.running.is_none() && !self.reader.renews {
             at = at.min(self.recorder.begun_at + CHECKPOINT_EVERY);

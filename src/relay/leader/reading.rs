@@ -1,4 +1,5 @@
-//! Reading: new rows and the holes below them in one statement, and what a read says of the log.
+//! Reading: new rows and the holes below them in one statement; and the poll, which prolongs the lease and brings
+//! what there is to know beside the rows.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -13,7 +14,7 @@ use crate::{
     outbox::{
         checkpoints::{self, BASE_EVERY},
         position::Read,
-        store::{self, Drawers, ReadRequest, ReadResult},
+        store::{self, Drawers, News, ReadRequest, ReadResult},
     },
     relay::{
         End, WINDOW_BYTES,
@@ -24,26 +25,29 @@ use crate::{
 
 /// Rows of one read.
 const READ_ROWS: usize = 4096;
-/// Payload bytes of one read.
+/// Payload bytes of new rows in one read, and of rows under holes.
 const READ_BYTES: usize = 16 << 20;
 /// Holes that one read asks for. With more of them no new rows are read until they have thinned out: every
 /// hole below a row must be asked for in the statement that reads the row.
 const HOLES_PER_READ: usize = 16_384;
 /// Closed ids that are still asked for, in case that one of them shows up.
 const CLOSED_ASKED: usize = 256;
-/// The poll, which is only the net below the wake, and prolongs the lease.
+/// The poll. For rows it is only the net below the wake.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// The poll while rows come: a pause is seen sooner than a second after it was given.
+const BUSY_POLL_EVERY: Duration = Duration::from_millis(500);
 /// While there are holes: from the first to the second, doubling with each read that brings nothing.
 const HOLES_POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 
 /// What the reading connection was asked for.
 pub(super) enum Answer {
+    /// For what there is to know beside the rows.
+    News { news: News, sent_at: Instant },
     /// For rows.
     Rows {
         result: ReadResult,
         /// The holes that were asked for.
         asked: BTreeSet<i64>,
-        sent_at: Instant,
     },
     /// For the transactions behind the holes.
     Drawers(Drawers),
@@ -57,33 +61,48 @@ pub(super) struct Reader {
     /// None while a read is on its way, and for good once one has failed.
     conn: Option<PgConnection>,
     pub running: Option<Running>,
-    /// The read on its way prolongs the lease: it holds the next checkpoint's number.
+    /// The poll on its way prolongs the lease: it holds the next checkpoint's number.
     pub renews: bool,
     /// There may be more rows than were read.
     pub more: bool,
+    /// Bytes of the largest payload of the last read: the next one asks for no more rows than fit, all of that size.
+    largest: usize,
     /// The last query was a look at the transactions behind the holes: a read comes next.
     looked: bool,
     holes: HoleWatch,
+    /// When the holes are to be asked for again; none while there are none.
+    holes_at: Option<Instant>,
     recently_closed: VecDeque<i64>,
     /// Reads since one brought something.
     fruitless: u32,
-    /// The poll.
-    pub next_at: Instant,
+    poll_at: Instant,
+    /// When it is due as soon as rows have been read.
+    busy_poll_at: Instant,
 }
 
 impl Reader {
     pub fn new(conn: PgConnection) -> Self {
+        let now = Instant::now();
         Self {
             conn: Some(conn),
             running: None,
             renews: false,
             more: true,
+            largest: 0,
             looked: false,
             holes: HoleWatch::default(),
+            holes_at: None,
             recently_closed: VecDeque::new(),
             fruitless: 0,
-            next_at: Instant::now(),
+            poll_at: now,
+            busy_poll_at: now,
         }
+    }
+
+    /// When something is due of itself.
+    pub fn next_at(&self, paused: bool) -> Instant {
+        let holes_at = self.holes_at.filter(|_| !paused);
+        holes_at.map_or(self.poll_at, |at| at.min(self.poll_at))
     }
 
     fn holes_poll(&self) -> Duration {
@@ -94,31 +113,46 @@ impl Reader {
     }
 }
 
-/// What a read asks for.
-struct Plan {
-    request: ReadRequest,
-    /// The holes in it.
-    holes: BTreeSet<i64>,
-    renew: bool,
-}
-
 impl Leader<'_> {
-    /// Begins a read when one is due and there is room, or a look at the transactions behind the holes.
+    /// Begins what is due: the poll, a look at the transactions behind the holes, or a read where there is room.
     pub(super) fn begin_read(&mut self) {
-        let now = Instant::now();
-        let due = now >= self.reader.next_at;
-        let wanted = self.reader.more && !self.seen.paused && self.ready.messages.len() <= READ_ROWS;
-        if self.reader.conn.is_none() || !(wanted || due) {
+        if self.reader.conn.is_none() {
             return;
         }
-        // In turns with reads, which prolong the lease: a hole can stay open for hours.
-        let renewal_due = self.lease_ends <= now + self.lease.length / 2;
-        let may_look = due && !self.seen.paused && !self.reader.looked && !renewal_due;
-        if may_look && self.reader.holes.next() == Next::Look {
+        let now = Instant::now();
+        let wanted = self.reader.more && !self.seen.paused && self.ready.messages.len() <= READ_ROWS;
+        let holes_due = !self.seen.paused && self.reader.holes_at.is_some_and(|at| now >= at);
+        if now >= self.reader.poll_at {
+            self.poll(now);
+        } else if holes_due && !self.reader.looked && self.reader.holes.next() == Next::Look {
             self.look_at_drawers();
-        } else if let Some(plan) = self.plan_read(now, due) {
-            self.read(plan);
+        } else if wanted || holes_due {
+            if let Some((request, holes)) = self.plan_read(holes_due) {
+                self.read(request, holes);
+            } else if holes_due {
+                self.reader.holes_at = Some(now + self.reader.holes_poll());
+            }
         }
+    }
+
+    /// An idle leader prolongs its lease with the statement that polls. While a checkpoint is on its way, that one
+    /// does it.
+    fn poll(&mut self, now: Instant) {
+        let Some(mut conn) = self.reader.conn.take() else {
+            return;
+        };
+        let renew = self.recorder.running.is_none()
+            && self.lease_ends <= now + self.lease.length / 2
+            && self.lease.seq - self.recorder.last_base < BASE_EVERY;
+        let oldest_from = self.position.frontier() + 1;
+        let (lease, next_offsets) = (self.lease.clone(), self.next_offsets.clone());
+        self.reader.renews = renew;
+        self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let sent_at = Instant::now();
+            let renewal = renew.then_some((&lease, next_offsets.as_slice()));
+            let news = within(store::poll(&mut conn, oldest_from, renewal)).await;
+            (conn, news.map(|news| Answer::News { news, sent_at }))
+        })));
     }
 
     fn look_at_drawers(&mut self) {
@@ -136,72 +170,54 @@ impl Leader<'_> {
         })));
     }
 
-    /// As much as there is room for; none when there is no room and nothing else to ask.
-    fn plan_read(&self, now: Instant, due: bool) -> Option<Plan> {
-        let room = if self.seen.paused {
-            0
-        } else {
-            let taken = self.unrecorded + self.ready.messages.len();
-            self.relay.options.window.saturating_sub(taken)
-        };
+    /// As much as there is room for, and the holes in it; none when there is room for nothing.
+    fn plan_read(&self, holes_due: bool) -> Option<(ReadRequest, BTreeSet<i64>)> {
+        let taken = self.unrecorded + self.ready.messages.len();
+        let room = self.relay.options.window.saturating_sub(taken);
         let bytes = WINDOW_BYTES
             .saturating_sub(self.window.bytes() + self.ready.bytes)
             .min(READ_BYTES);
-        let mut holes: BTreeSet<i64> = self.position.holes().take(HOLES_PER_READ).collect();
-        let rows = if holes.len() == HOLES_PER_READ || bytes == 0 {
-            0
-        } else {
-            room.min(READ_ROWS)
-        };
-        if rows == 0 && !due {
+        if room == 0 || bytes == 0 {
             return None;
         }
-        if room == 0 || bytes == 0 {
-            holes.clear();
+        let holes: BTreeSet<i64> = self.position.holes().take(HOLES_PER_READ).collect();
+        let rows = if holes.len() == HOLES_PER_READ {
+            0
+        } else {
+            room.min(READ_ROWS).min(bytes / self.reader.largest.max(1)).max(1)
+        };
+        if rows == 0 && !holes_due {
+            return None;
         }
-        // An idle leader prolongs its lease with the statement that polls. While a checkpoint is on its way,
-        // that one does it.
-        let renew = self.recorder.running.is_none()
-            && self.lease_ends <= now + self.lease.length / 2
-            && self.lease.seq - self.recorder.last_base < BASE_EVERY;
         let request = ReadRequest {
             above: self.position.read_to(),
             holes: holes.iter().chain(&self.reader.recently_closed).copied().collect(),
             rows: rows as i64,
             bytes: bytes as i64,
-            oldest_from: self.position.frontier() + 1,
         };
-        Some(Plan { request, holes, renew })
+        Some((request, holes))
     }
 
-    fn read(&mut self, Plan { request, holes, renew }: Plan) {
-        let (lease, next_offsets) = (self.lease.clone(), self.next_offsets.clone());
+    fn read(&mut self, request: ReadRequest, asked: BTreeSet<i64>) {
         let Some(mut conn) = self.reader.conn.take() else {
             return;
         };
         self.reader.more = false;
         self.reader.looked = false;
-        self.reader.renews = renew;
+        self.reader.poll_at = self.reader.poll_at.min(self.reader.busy_poll_at);
         self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let sent_at = Instant::now();
-            let renewal = renew.then_some((&lease, next_offsets.as_slice()));
             let read = async {
                 failpoint!("relay.read.before", lost);
-                let read = store::read_messages(&mut conn, &request, renewal).await?;
+                let read = store::read_messages(&mut conn, &request).await?;
                 failpoint!("relay.read.after", lost);
                 Ok(read)
             };
             let result: sqlx::Result<_> = within(read).await;
-            let answer = result.map(|result| Answer::Rows {
-                result,
-                asked: holes,
-                sent_at,
-            });
-            (conn, answer)
+            (conn, result.map(|result| Answer::Rows { result, asked }))
         })));
     }
 
-    /// Takes the answer of a read or a look.
+    /// Takes the answer of a poll, a read or a look.
     pub(super) fn read_answered(&mut self, (conn, answer): (PgConnection, sqlx::Result<Answer>)) -> Result<(), End> {
         self.reader.running = None;
         let renewing = std::mem::take(&mut self.reader.renews);
@@ -214,53 +230,51 @@ impl Leader<'_> {
                 let (holes_open, transactions) = (holes.len(), drawers.transactions.len());
                 tracing::debug!(holes_open, transactions, "looked at who may still fill the holes");
                 self.reader.holes.looked(&holes, drawers);
-                self.reader.next_at = now + self.reader.holes_poll();
+                self.reader.holes_at = Some(now + self.reader.holes_poll());
             }
-            Ok(Answer::Rows { result, asked, sent_at }) => {
+            Ok(Answer::News { news, sent_at }) => {
                 if renewing {
-                    if !result.renewed {
+                    if !news.renewed {
                         return Err(End::LostLease);
                     }
                     self.lease.seq += 1;
                     self.lease_ends = sent_at + self.lease.length;
                 }
-                self.take_news(&result);
-                self.take_rows(result, &asked);
+                self.take_news(&news);
                 let poll = POLL_EVERY.min(self.lease.length / 3);
-                self.reader.next_at = now
-                    + if !self.seen.paused && self.position.hole_count() > 0 {
-                        self.reader.holes_poll().min(poll)
-                    } else {
-                        poll
-                    };
+                self.reader.poll_at = now + poll;
+                self.reader.busy_poll_at = now + poll.min(BUSY_POLL_EVERY);
+            }
+            Ok(Answer::Rows { result, asked }) => {
+                self.take_rows(result, &asked);
+                let poll = self.reader.holes_poll();
+                self.reader.holes_at = (self.position.hole_count() > 0).then(|| now + poll);
             }
         }
         self.reader.conn = Some(conn);
         Ok(())
     }
 
-    /// What a read says beside its rows.
-    fn take_news(&mut self, result: &ReadResult) {
-        self.seen.max_id = result.max_id;
-        self.seen.oldest = result.oldest;
-        self.relay.metrics.dead_rows.set(result.dead);
-        if result.replaying {
+    /// What a poll brings.
+    fn take_news(&mut self, news: &News) {
+        self.seen.max_id = news.max_id;
+        self.seen.oldest = news.oldest;
+        self.relay.metrics.dead_rows.set(news.dead);
+        if news.replaying {
             self.relay.replays.wake();
         }
-        if result.paused != self.seen.paused {
-            tracing::info!(paused = result.paused, "an operator has changed the pause");
-            self.reader.more |= !result.paused;
+        if news.paused != self.seen.paused {
+            tracing::info!(paused = news.paused, "an operator has changed the pause");
         }
-        self.seen.paused = result.paused;
-        self.relay.metrics.paused.set(i64::from(result.paused));
+        self.seen.paused = news.paused;
+        self.relay.metrics.paused.set(i64::from(news.paused));
+        self.reader.more |= news.max_id > self.position.read_to();
     }
 
     /// Takes the rows of one read into the position, and hands them to [`Leader::hand_over_ready`].
     fn take_rows(&mut self, result: ReadResult, asked: &BTreeSet<i64>) {
-        if self.seen.paused {
-            return;
-        }
         self.reader.more |= result.full;
+        self.reader.largest = result.largest as usize;
         let mut news = 0;
         for message in result.messages {
             match self.position.note_read(message.id) {
