@@ -22,7 +22,7 @@ faults: prerequisites ## 250 random schedules of faults, each checked against ev
 faults-long: prerequisites ## The same, any number: N=10000; adds a row to docs/reliability.md
 	SCHEDULES=$(or $(N),1000) REPORT=docs/reliability.md cargo test --test it schedules::random -- --nocapture
 
-bench: prerequisites ## The goals of docs/benchmarks.md, measured: half an hour; ONLY=G3, ROUNDS=5, BACKLOG=1000000
+bench: prerequisites ## The goals of docs/benchmarks.md, measured: two hours; ONLY=G3, ROUNDS=5, BACKLOG=1000000
 	cargo bench --bench goals
 
 check: prerequisites ## Format, lints, documents, licences, layering, compose file

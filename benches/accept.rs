@@ -1,4 +1,4 @@
-//! G1 and G2: how many jobs a second are accepted, and what each costs.
+//! G1, G2 and the growth of accepting: how many jobs a second are accepted, and what each costs.
 //!
 //! Ours is the whole way of a request: HTTP with 64 connections kept alive, a bearer token, the draft's validation,
 //! Redis, the commit, the answer. Both baselines leave all of this out: pgbench, which costs little, sends only the
@@ -13,12 +13,12 @@ use chrono::Utc;
 use image_job_dispatcher::config::Delivery;
 
 use crate::{
-    backlog::{DRAFTS, insert_drafts, payload},
+    backlog::{DRAFTS, insert_drafts, make_textbook, payload},
     http::{User, closed_loop},
     report::Sample,
     settings::{Settings, root},
     stack::{Database, Service, Stack, pgbench},
-    usage::Cpu,
+    usage::{Cpu, peak_resident},
 };
 
 /// Connections on each side.
@@ -38,7 +38,7 @@ pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Accepted> {
     let mut sides = Sides::new(stack).await?;
     let mut accepted = Accepted::default();
     for round in 1..=settings.rounds {
-        let ours = sides.ours(stack, settings.seconds).await?;
+        let ours = sides.ours.run(stack, CONNECTIONS, settings.seconds).await?;
         println!("accept, round {round}: ours {:.0}/s", ours.rate);
         let textbook = sides.pgbench(stack, "textbook", settings.seconds).await?;
         println!("accept, round {round}: textbook {:.0}/s", textbook.rate);
@@ -52,54 +52,86 @@ pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Accepted> {
     Ok(accepted)
 }
 
-struct Sides {
+/// Replicas that accept, on one database.
+pub struct Ours {
     database: Database,
     topic: String,
-    service: Service,
+    pub replicas: Vec<Service>,
     users: Vec<User>,
-    baselines: Vec<(&'static str, Database)>,
 }
 
-impl Sides {
-    async fn new(stack: &Stack) -> Result<Self> {
+impl Ours {
+    /// With the role `api` they accept and do not relay: what the relay costs is measured for itself.
+    pub async fn new(stack: &Stack, replicas: usize, role: &str) -> Result<Self> {
         let (database, topic) = (stack.database().await?, stack.topic().await?);
         let users = insert_drafts(&mut database.connect().await?).await?;
-        let mut baselines = Vec::new();
-        for name in ["textbook", "single_statement"] {
-            let database = stack.database().await?;
-            let mut connection = database.connect().await?;
-            insert_drafts(&mut connection).await?;
-            sqlx::raw_sql(include_str!("pgbench/schema.sql"))
-                .execute(&mut connection)
-                .await?;
-            baselines.push((name, database));
+        let mut started = Vec::new();
+        for _ in 0..replicas {
+            started.push(stack.service(&database, &topic, role, Delivery::AtLeastOnce)?);
         }
-        // It accepts and does not relay: what the relay costs is measured for itself.
-        let mut service = stack.service(&database, &topic, "api", Delivery::AtLeastOnce)?;
-        service.ready().await?;
+        for service in &mut started {
+            service.ready().await?;
+        }
         Ok(Self {
             database,
             topic,
-            service,
+            replicas: started,
             users,
-            baselines,
         })
     }
 
-    async fn ours(&mut self, stack: &Stack, window: Duration) -> Result<Sample> {
+    /// `connections` clients that ask again as soon as they are answered.
+    pub async fn run(&mut self, stack: &Stack, connections: usize, window: Duration) -> Result<Sample> {
         let edge = async || Ok((Cpu::now()?, stack.wal().await?));
-        let times = (WARM_UP, window);
-        let (closed, before, after) = closed_loop(&self.service.listen, &self.users, CONNECTIONS, times, edge).await?;
-        self.service.check()?;
+        let addresses: Vec<_> = self.replicas.iter().map(|service| service.listen.as_str()).collect();
+        let (closed, before, after) =
+            closed_loop(&addresses, &self.users, connections, (WARM_UP, window), edge).await?;
+        let mut resident = 0.0;
+        for service in &mut self.replicas {
+            service.check()?;
+            resident += peak_resident(service.pid())? / f64::from(1 << 20);
+        }
         let jobs = closed.answered as f64;
         let quantile = |q| closed.latency.value_at_quantile(q) as f64 / 1000.0;
-        Ok(Sample {
+        let mut sample = Sample {
             rate: jobs / window.as_secs_f64(),
             cpu: (after.0 - before.0).per_thousand(jobs),
             wal: (after.1 - before.1) / jobs,
             others: [("p50_ms", 0.5), ("p99_ms", 0.99), ("p999_ms", 0.999)]
                 .map(|(name, q)| (name.to_owned(), quantile(q)))
                 .into(),
+        };
+        sample.others.insert("peak_rss_MiB".to_owned(), resident);
+        Ok(sample)
+    }
+
+    pub async fn end(self, stack: &Stack) -> Result<()> {
+        for service in self.replicas {
+            service.stop().await?;
+        }
+        stack.drop_database(&self.database.name).await?;
+        stack.delete_topic(&self.topic).await
+    }
+}
+
+struct Sides {
+    ours: Ours,
+    baselines: Vec<(&'static str, Database)>,
+}
+
+impl Sides {
+    async fn new(stack: &Stack) -> Result<Self> {
+        let mut baselines = Vec::new();
+        for name in ["textbook", "single_statement"] {
+            let database = stack.database().await?;
+            let mut connection = database.connect().await?;
+            insert_drafts(&mut connection).await?;
+            make_textbook(&mut connection).await?;
+            baselines.push((name, database));
+        }
+        Ok(Self {
+            ours: Ours::new(stack, 1, "api").await?,
+            baselines,
         })
     }
 
@@ -137,11 +169,9 @@ impl Sides {
     }
 
     async fn end(self, stack: &Stack) -> Result<()> {
-        self.service.stop().await?;
         for (_, database) in &self.baselines {
             stack.drop_database(&database.name).await?;
         }
-        stack.drop_database(&self.database.name).await?;
-        stack.delete_topic(&self.topic).await
+        self.ours.end(stack).await
     }
 }

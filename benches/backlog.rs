@@ -37,6 +37,18 @@ pub fn payload() -> String {
     payload.to_string()
 }
 
+/// The first of the users that own drafts.
+pub fn first_owner() -> Uuid {
+    user_id(0)
+}
+
+/// A token for a day.
+pub fn token(user: Uuid) -> Result<String> {
+    let claims = json!({"sub": user, "exp": Utc::now().timestamp() + 24 * 3600});
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)?)
+}
+
 fn user_id(n: i64) -> Uuid {
     Uuid::from_u128((0xffff_u128 << 64) | n as u128)
 }
@@ -56,11 +68,9 @@ pub async fn insert_drafts(connection: &mut PgConnection) -> Result<Vec<User>> {
     .execute(&mut *connection)
     .await?;
     connection.execute("vacuum (analyze) event_drafts").await?;
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
     let users = (0..USERS).map(|n| {
-        let claims = json!({"sub": user_id(n), "exp": Utc::now().timestamp() + 24 * 3600});
         Ok(User {
-            token: jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)?,
+            token: token(user_id(n))?,
             drafts: (1..=DRAFTS)
                 .filter(|draft| draft % USERS == n)
                 .map(|draft| Uuid::from_u128(draft as u128))
@@ -78,41 +88,58 @@ const ROWS: &str = "(lpad(to_hex((1764000000000 + n / 100) << 16 | 28672 | n & 4
     lpad(to_hex(1 + n * 7919 % 100000), 32, '0')::uuid, now(), now(), convert_to($2, 'UTF8')
     from generate_series(1, $1) n";
 
-/// Commits `count` messages to the outbox, in the partitions that the service makes.
-pub async fn fill_outbox(connection: &mut PgConnection, count: i64) -> Result<()> {
-    fill(connection, "outbox_messages", count).await
+/// Whose rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// `outbox_messages`, in the partitions that the service makes.
+    Outbox,
+    /// The same rows in the textbook's table.
+    Textbook,
 }
 
-/// The same rows for the textbook relay.
-pub async fn fill_textbook(connection: &mut PgConnection, count: i64) -> Result<()> {
-    connection
-        .execute(include_str!("pgbench/schema.sql"))
-        .await
-        .context("the textbook's tables")?;
-    fill(connection, "textbook_outbox", count).await
-}
-
-async fn fill(connection: &mut PgConnection, table: &str, count: i64) -> Result<()> {
+/// Commits `count` messages.
+pub async fn fill(connection: &mut PgConnection, kind: Kind, count: i64) -> Result<()> {
+    let table = match kind {
+        Kind::Outbox => "outbox_messages",
+        Kind::Textbook => {
+            make_textbook(connection).await?;
+            "textbook_outbox"
+        }
+    };
     let chunk = PARTITION_ROWS / 2;
     let mut left = count;
     while left > 0 {
-        if table == "outbox_messages" {
+        if kind == Kind::Outbox {
             partitions::ensure_outbox(connection, PARTITION_ROWS).await?;
         }
         let rows = left.min(chunk);
-        let insert =
-            format!("insert into {table} (event_id, job_id, key, event_time, created_at, payload) select {ROWS}");
-        sqlx::query(sqlx::AssertSqlSafe(insert))
-            .bind(rows)
-            .bind(payload())
-            .execute(&mut *connection)
-            .await?;
+        insert(connection, table, rows).await?;
         left -= rows;
     }
     // As autovacuum leaves it; without it the first reader of each page would pay for the hint bits.
     connection
         .execute(sqlx::AssertSqlSafe(format!("vacuum (analyze) {table}")))
         .await?;
+    Ok(())
+}
+
+/// Commits `rows` messages to a table that is there.
+pub async fn insert(connection: &mut PgConnection, table: &str, rows: i64) -> Result<()> {
+    let insert = format!("insert into {table} (event_id, job_id, key, event_time, created_at, payload) select {ROWS}");
+    sqlx::query(sqlx::AssertSqlSafe(insert))
+        .bind(rows)
+        .bind(payload())
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+/// The textbook's tables, empty.
+pub async fn make_textbook(connection: &mut PgConnection) -> Result<()> {
+    connection
+        .execute(include_str!("pgbench/schema.sql"))
+        .await
+        .context("the textbook's tables")?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use sqlx::{Acquire, Executor, PgConnection, Row, postgres::PgRow};
 use tokio::task::JoinSet;
 
 use crate::{
-    backlog::{Topic, fill_outbox, fill_textbook, message},
+    backlog::{Kind, Topic, fill, message},
     producer::{Batch, Prepared, Producer},
     report::Sample,
     settings::Settings,
@@ -75,9 +75,11 @@ pub async fn measure(stack: &Stack, settings: &Settings, against: Against) -> Re
 
 /// Our relay alone, `serve --role relay`, with its default settings.
 pub async fn ours(stack: &Stack, count: i64, delivery: Delivery) -> Result<Sample> {
-    let (database, topic) = (stack.database().await?, stack.topic().await?);
+    let (database, topic) = (
+        stack.database_with_backlog(Kind::Outbox, count).await?,
+        stack.topic().await?,
+    );
     let mut connection = database.connect().await?;
-    fill_outbox(&mut connection, count).await?;
     let (sample, service) = relay(stack, &database, &topic, &mut connection, (0, count), delivery).await?;
     service.stop().await?;
     drop(connection);
@@ -87,7 +89,7 @@ pub async fn ours(stack: &Stack, count: i64, delivery: Delivery) -> Result<Sampl
 }
 
 /// Starts the relay, and waits until it has sent and recorded `count` messages beyond the first `before`.
-async fn relay(
+pub async fn relay(
     stack: &Stack,
     database: &Database,
     topic: &str,
@@ -150,9 +152,10 @@ async fn rdkafka_alone(stack: &Stack, count: i64) -> Result<Sample> {
 /// commit; as many workers at once, on one producer. In this process, with the service's allocator, database driver
 /// and producer settings.
 async fn textbook(stack: &Stack, count: i64, workers: usize) -> Result<Sample> {
-    let (database, topic) = (stack.database().await?, stack.topic().await?);
-    let mut connection = database.connect().await?;
-    fill_textbook(&mut connection, count).await?;
+    let (database, topic) = (
+        stack.database_with_backlog(Kind::Textbook, count).await?,
+        stack.topic().await?,
+    );
     let look = Topic::new(stack, &topic)?;
     let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
     let producer = Producer::new(stack, &topic)?;
@@ -168,7 +171,7 @@ async fn textbook(stack: &Stack, count: i64, workers: usize) -> Result<Sample> {
         bail!("the textbook relay sent {sent} of {count}");
     }
     let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
-    drop((producer, connection));
+    drop(producer);
     let sample = sample(&look, (0, count), false, cpu.client_is_service(), wal)?;
     stack.drop_database(&database.name).await?;
     stack.delete_topic(&topic).await?;
@@ -231,7 +234,7 @@ pub async fn under_old_snapshot(stack: &Stack, count: i64, held: bool) -> Result
         reader.execute("begin isolation level repeatable read").await?;
         reader.execute("select count(*) from outbox_messages").await?;
     }
-    fill_outbox(&mut connection, count).await?;
+    fill(&mut connection, Kind::Outbox, count).await?;
     let (_, service) = relay(
         stack,
         &database,
@@ -242,7 +245,7 @@ pub async fn under_old_snapshot(stack: &Stack, count: i64, held: bool) -> Result
     )
     .await?;
     service.stop().await?;
-    fill_outbox(&mut connection, count).await?;
+    fill(&mut connection, Kind::Outbox, count).await?;
     let (sample, service) = relay(
         stack,
         &database,
@@ -259,7 +262,8 @@ pub async fn under_old_snapshot(stack: &Stack, count: i64, held: bool) -> Result
     Ok(sample)
 }
 
-async fn wait_for(look: &Topic, count: i64, mut check: impl FnMut() -> Result<()>) -> Result<()> {
+/// Until there are `count` records in the topic.
+pub async fn wait_for(look: &Topic, count: i64, mut check: impl FnMut() -> Result<()>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let seen = tokio::task::block_in_place(|| look.count())?;
@@ -274,7 +278,8 @@ async fn wait_for(look: &Topic, count: i64, mut check: impl FnMut() -> Result<()
     }
 }
 
-fn sample(look: &Topic, (before, count): (i64, i64), markers: bool, cpu: Cpu, wal: f64) -> Result<Sample> {
+/// What a drain of `count` records, after `before` others, comes to.
+pub fn sample(look: &Topic, (before, count): (i64, i64), markers: bool, cpu: Cpu, wal: f64) -> Result<Sample> {
     let pace = tokio::task::block_in_place(|| look.pace(before, count, markers)).context("the topic's times")?;
     Ok(Sample {
         rate: pace.steady,

@@ -117,10 +117,10 @@ pub struct Closed {
     pub latency: Histogram<u64>,
 }
 
-/// `connections` clients that each ask again as soon as they are answered. After `warm_up`, what is answered
+/// `connections` clients, spread over the addresses, that each ask again as soon as they are answered. After `warm_up`, what is answered
 /// within `window` counts; `begin` and `end` are called at its edges.
 pub async fn closed_loop<T>(
-    address: &str,
+    addresses: &[&str],
     users: &[User],
     connections: usize,
     (warm_up, window): (Duration, Duration),
@@ -129,6 +129,7 @@ pub async fn closed_loop<T>(
     let ready = Arc::new(Barrier::new(connections + 1));
     let mut clients = JoinSet::new();
     for n in 0..connections {
+        let address = addresses[n % addresses.len()];
         let mut client = Client::connect(address, &users[n % users.len()], n * 97).await?;
         let ready = ready.clone();
         clients.spawn(async move {
@@ -172,6 +173,8 @@ pub struct Accepted {
     pub job: Uuid,
     /// When it was to be sent, by the schedule.
     pub due: Instant,
+    /// When the answer was here.
+    pub answered: Instant,
 }
 
 /// Requests at a fixed rate, whatever the service does: one that finds all connections busy waits, and its time
@@ -196,7 +199,8 @@ pub async fn open_loop(
                     return anyhow::Ok(accepted);
                 };
                 let job = client.accept().await?;
-                accepted.push(Accepted { job, due });
+                let answered = Instant::now();
+                accepted.push(Accepted { job, due, answered });
             }
         });
     }

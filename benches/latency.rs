@@ -1,4 +1,4 @@
-//! G5, G11 and E2: how long a request takes until its record can be consumed, and what an idle replica asks.
+//! G5, G11, E2 and latency by load: how long a request takes until its record can be consumed, and what an idle replica asks.
 //!
 //! Ours is measured from the moment at which a request was due, by an open loop (see [`open_loop`]), to the moment at
 //! which a consumer of the topic, in this process, has the record: HTTP, commit, relay, Kafka and the fetch. It is
@@ -28,10 +28,10 @@ use uuid::Uuid;
 
 use crate::{
     accept::CONNECTIONS,
-    backlog::{fill_textbook, insert_drafts, message, payload},
+    backlog::{insert_drafts, make_textbook, message, payload},
     http::{Accepted, User, closed_loop, histogram, open_loop},
     producer::{Batch, Producer},
-    report::Sample,
+    report::{Point, Sample},
     settings::Settings,
     stack::{Database, PARTITIONS, Service, Stack},
     usage::Cpu,
@@ -68,6 +68,25 @@ pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Latencies> {
     }
     stage.end(stack).await?;
     Ok(latencies)
+}
+
+/// At these parts of the full load, what a round measures of each.
+pub async fn by_load(stack: &Stack, settings: &Settings, parts: &[f64]) -> Result<Vec<Point>> {
+    let mut stage = Stage::new(stack, Delivery::AtLeastOnce).await?;
+    let capacity = stage.full_load(settings).await?;
+    let mut points: Vec<_> = parts.iter().map(|part| Point::new(part * capacity)).collect();
+    for round in 1..=settings.rounds {
+        for point in &mut points {
+            let sample = stage.at(stack, point.x, settings.seconds).await?;
+            println!(
+                "latency by load, round {round}: at {:.0}/s p50 {:.2} ms, p99 {:.2} ms",
+                point.x, sample.others["p50_ms"], sample.others["p99_ms"]
+            );
+            point.samples.push(sample);
+        }
+    }
+    stage.end(stack).await?;
+    Ok(points)
 }
 
 /// E2: a quarter of the default mode's full load, in exactly-once mode and in the default one, in turns.
@@ -131,7 +150,7 @@ impl Stage {
         let (database, topic) = (stack.database().await?, stack.topic().await?);
         let (floor, floor_topic) = (stack.database().await?, stack.topic().await?);
         let users = insert_drafts(&mut database.connect().await?).await?;
-        fill_textbook(&mut floor.connect().await?, 0).await?;
+        make_textbook(&mut floor.connect().await?).await?;
         let mut service = stack.service(&database, &topic, "all", delivery)?;
         service.ready().await?;
         Ok(Self {
@@ -148,7 +167,14 @@ impl Stage {
     /// What 64 clients get that ask again at once, a second, with the relay and a consumer beside them.
     async fn full_load(&mut self, settings: &Settings) -> Result<f64> {
         let times = (Duration::from_secs(3), settings.seconds);
-        let (full, ..) = closed_loop(&self.service.listen, &self.users, CONNECTIONS, times, async || Ok(())).await?;
+        let (full, ..) = closed_loop(
+            &[&self.service.listen],
+            &self.users,
+            CONNECTIONS,
+            times,
+            async || Ok(()),
+        )
+        .await?;
         let capacity = full.answered as f64 / settings.seconds.as_secs_f64();
         println!("latency: full load is {capacity:.0}/s");
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -202,17 +228,36 @@ impl Stage {
     async fn at(&mut self, stack: &Stack, rate: f64, window: Duration) -> Result<Sample> {
         let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
         let accepted = open_loop(&self.service.listen, &self.users, CONNECTIONS, (rate, window)).await?;
-        let latency = self.watch.latencies(&accepted).await?;
+        let seen = self.watch.all_of(&accepted).await?;
         self.service.check()?;
         let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
         let jobs = accepted.len() as f64;
+        let of = |took: &dyn Fn(&Accepted) -> Duration| {
+            let mut histogram = histogram();
+            for request in &accepted {
+                record(&mut histogram, took(request));
+            }
+            histogram
+        };
+        let whole = of(&|request| seen[&request.job].saturating_duration_since(request.due));
+        // Where the time goes: until the answer, and from it to the consumer.
+        let accepting = of(&|request| request.answered - request.due);
+        let relaying = of(&|request| seen[&request.job].saturating_duration_since(request.answered));
         Ok(Sample {
             rate: jobs / window.as_secs_f64(),
             cpu: cpu.per_thousand(jobs),
             wal: wal / jobs,
-            others: [("p50_ms", 0.5), ("p99_ms", 0.99), ("p999_ms", 0.999)]
-                .map(|(name, quantile)| (name.to_owned(), milliseconds(&latency, quantile)))
-                .into(),
+            others: [
+                ("p50_ms", &whole, 0.5),
+                ("p99_ms", &whole, 0.99),
+                ("p999_ms", &whole, 0.999),
+                ("answered_p50_ms", &accepting, 0.5),
+                ("answered_p99_ms", &accepting, 0.99),
+                ("after_answer_p50_ms", &relaying, 0.5),
+                ("after_answer_p99_ms", &relaying, 0.99),
+            ]
+            .map(|(name, histogram, quantile)| (name.to_owned(), milliseconds(histogram, quantile)))
+            .into(),
         })
     }
 
@@ -283,8 +328,8 @@ impl Watch {
         std::mem::take(&mut *self.seen.lock())
     }
 
-    /// Of each accepted request, from when it was due to when its record came.
-    async fn latencies(&self, accepted: &[Accepted]) -> Result<Histogram<u64>> {
+    /// When the record of each accepted request came.
+    async fn all_of(&self, accepted: &[Accepted]) -> Result<HashMap<Uuid, Instant>> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = HashMap::new();
         loop {
@@ -297,11 +342,7 @@ impl Watch {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let mut latency = histogram();
-        for request in accepted {
-            record(&mut latency, seen[&request.job].saturating_duration_since(request.due));
-        }
-        Ok(latency)
+        Ok(seen)
     }
 
     fn stop(self) -> Result<()> {

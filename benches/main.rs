@@ -1,15 +1,21 @@
 //! `make bench`: the goals of docs/benchmarks.md, each as a ratio in one run.
 //!
-//! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`], [`latency`] and
-//! [`events`] measure, [`report`] writes docs/benchmarks.md and docs/benchmarks.json. What is compared, and why it is fair, stands at the
+//! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure the
+//! goals, [`events`] what clients that wait cost, [`peer`], [`growth`] and [`footprint`] what stands beside them. [`report`] keeps all of it in
+//! docs/benchmarks.json; [`page`] and [`picture`] make what people read. What is compared, and why it is fair, stands at the
 //! head of each measuring module; [`usage`] reads CPU time from the operating system.
 
 mod accept;
 mod backlog;
 mod drain;
 mod events;
+mod footprint;
+mod growth;
 mod http;
 mod latency;
+mod page;
+mod peer;
+mod picture;
 mod producer;
 mod report;
 mod settings;
@@ -22,6 +28,7 @@ use image_job_dispatcher::config::Delivery;
 use self::{
     accept::Accepted,
     drain::{Against, Drained},
+    peer::Peer,
     report::{Report, Sample, Wanted},
     settings::Settings,
     stack::Stack,
@@ -46,6 +53,41 @@ async fn main() -> Result<()> {
 }
 
 async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    measure_both_halves(stack, settings, report).await?;
+    if settings.wants(&["PEER"]) {
+        measure_peer(stack, settings, report).await?;
+    }
+    if settings.wants(&["G5"]) {
+        measure_latency(stack, settings, report).await?;
+    }
+    measure_backlogs(stack, settings, report).await?;
+    if settings.wants(&["G11"]) {
+        let rates = latency::idle(stack, settings).await?;
+        let what = "statements of an idle leader, as PostgreSQL counts transactions";
+        report.figure("G11", what, Wanted::PerSecond(1.0), rates, "idle");
+        report.write(&settings.out)?;
+    }
+    measure_exactly_once(stack, settings, report).await?;
+    if settings.wants(&["N1", "N2"]) {
+        measure_events(stack, settings, report).await?;
+    }
+    if settings.wants(&["MEMORY"]) {
+        footprint::memory(stack, settings, report).await?;
+    }
+    if settings.wants(&["START"]) {
+        footprint::start(stack, settings, report).await?;
+    }
+    if settings.wants(&["LISTS"]) {
+        footprint::lists(stack, settings, report).await?;
+    }
+    if settings.wants(&["GROWTH"]) {
+        growth::measure(stack, settings, report).await?;
+    }
+    Ok(())
+}
+
+/// G1 to G4, G6 and G7: accepting, draining, and what both cost together.
+async fn measure_both_halves(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
     let both = settings.wants(&["G6", "G7"]);
     let mut accepted = None;
     if both || settings.wants(&["G1", "G2"]) {
@@ -67,26 +109,62 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         }
         report.write(&settings.out)?;
     }
-    if settings.wants(&["G5"]) {
-        let measured = latency::measure(stack, settings).await?;
-        for (load, samples, wanted) in [
-            ("25 %", &measured.quarter, 1.5),
-            ("75 %", &measured.three_quarters, 3.0),
-        ] {
-            let name = format!("accept and relay at {load} load");
-            report.side(&name, samples);
-            let what = format!("p99 from due to consumed at {load} load / (p99 commit + p99 acknowledgement)");
-            let floor = measured.floor.iter();
-            let ratios = samples
-                .iter()
-                .zip(floor)
-                .map(|(sample, (commit, ack))| sample.others["p99_ms"] / (commit + ack));
-            report.figure("G5", &what, Wanted::AtMost(wanted), ratios.collect(), &name);
-        }
-        report.write(&settings.out)?;
+    Ok(())
+}
+
+async fn measure_peer(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    let peer = Peer::start().await?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 1..=settings.rounds {
+        theirs.push(peer.drain(stack, settings.backlog).await?);
+        ours.push(drain::ours(stack, settings.backlog, Delivery::AtLeastOnce).await?);
+        say("peer", round, &ours, &theirs);
     }
+    peer.stop().await?;
+    let (name, other) = ("drain to Kafka, beside the peer", "Debezium Server");
+    report.side(name, &ours);
+    report.side(other, &theirs);
+    report.note(&peer::tuned());
+    let what = format!("steady drain of {} / {other}", settings.backlog);
+    report.rates("G4", &what, Wanted::AtLeast(6.0), (name, other));
+    report.write(&settings.out)
+}
+
+async fn measure_latency(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    let measured = latency::measure(stack, settings).await?;
+    for (load, samples, wanted) in [
+        ("25 %", &measured.quarter, 1.5),
+        ("75 %", &measured.three_quarters, 3.0),
+    ] {
+        let name = format!("accept and relay at {load} load");
+        report.side(&name, samples);
+        let what = format!("p99 from due to consumed at {load} load / (p99 commit + p99 acknowledgement)");
+        let floor = measured.floor.iter();
+        let ratios = samples
+            .iter()
+            .zip(floor)
+            .map(|(sample, (commit, ack))| sample.others["p99_ms"] / (commit + ack));
+        report.figure("G5", &what, Wanted::AtMost(wanted), ratios.collect(), &name);
+    }
+    report.fact(
+        "p99 of one commit, alone (G5)",
+        "ms",
+        measured.floor.iter().map(|floor| floor.0).collect(),
+    );
+    report.fact(
+        "p99 of one acknowledgement, alone (G5)",
+        "ms",
+        measured.floor.iter().map(|floor| floor.1).collect(),
+    );
+    report.write(&settings.out)
+}
+
+/// G8, G9 and G10: what a drain does not depend on.
+async fn measure_backlogs(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
     if settings.wants(&["G8"]) {
         let count = settings.backlog * 2 / 5;
+        // The broker's just-in-time compiler has to have seen the load.
+        drain::under_old_snapshot(stack, count, false).await?;
         let (mut held, mut clean) = (Vec::new(), Vec::new());
         for round in 1..=settings.rounds {
             held.push(drain::under_old_snapshot(stack, count, true).await?);
@@ -103,12 +181,7 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
     }
     if settings.wants(&["G9"]) {
         let (large, small) = (settings.backlog * 5, settings.backlog / 20);
-        let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
-        for round in 1..=settings.rounds {
-            of_large.push(drain::ours(stack, large, Delivery::AtLeastOnce).await?);
-            of_small.push(drain::ours(stack, small, Delivery::AtLeastOnce).await?);
-            say("large backlog", round, &of_large, &of_small);
-        }
+        let (of_large, of_small) = of_two_sizes(stack, settings, large, small).await?;
         let (name, other) = (format!("drain of {large}"), format!("drain of {small}"));
         report.side(&name, &of_large);
         report.side(&other, &of_small);
@@ -118,12 +191,7 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
     }
     if settings.wants(&["G10"]) {
         let (large, small) = (settings.backlog, settings.backlog / 100);
-        let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
-        for round in 1..=settings.rounds {
-            of_large.push(drain::ours(stack, large, Delivery::AtLeastOnce).await?);
-            of_small.push(drain::ours(stack, small, Delivery::AtLeastOnce).await?);
-            say("memory", round, &of_large, &of_small);
-        }
+        let (of_large, of_small) = of_two_sizes(stack, settings, large, small).await?;
         let name = format!("drain of {large}, for memory");
         report.side(&name, &of_large);
         report.side(&format!("drain of {small}, for memory"), &of_small);
@@ -133,28 +201,37 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         report.figure("G10", &what, Wanted::MiB(32.0), more, &name);
         report.write(&settings.out)?;
     }
-    if settings.wants(&["G11"]) {
-        let rates = latency::idle(stack, settings).await?;
-        let what = "statements of an idle leader, as PostgreSQL counts transactions";
-        report.figure("G11", what, Wanted::PerSecond(1.0), rates, "idle");
-        report.write(&settings.out)?;
-    }
-    measure_exactly_once(stack, settings, report).await?;
-    if settings.wants(&["N1", "N2"]) {
-        let clients = events::measure(stack, settings).await?;
-        let name = format!("{} clients told by server-sent events", events::CLIENTS);
-        report.side(&name, &clients);
-        let of = |figure: &str| clients.iter().map(|sample| sample.others[figure]).collect();
-        let what = format!("memory of one of {} clients that follow a job", events::CLIENTS);
-        report.figure("N1", &what, Wanted::KiB(32.0), of("KiB_a_client"), &name);
-        let what = format!(
-            "from {} final answers in the topic until the last client is told",
-            events::CLIENTS
-        );
-        report.figure("N2", &what, Wanted::Milliseconds(2000.0), of("last_ms"), &name);
-        report.write(&settings.out)?;
-    }
     Ok(())
+}
+
+async fn of_two_sizes(
+    stack: &Stack,
+    settings: &Settings,
+    large: i64,
+    small: i64,
+) -> Result<(Vec<Sample>, Vec<Sample>)> {
+    let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
+    for round in 1..=settings.rounds {
+        of_large.push(drain::ours(stack, large, Delivery::AtLeastOnce).await?);
+        of_small.push(drain::ours(stack, small, Delivery::AtLeastOnce).await?);
+        say(&format!("backlogs of {large} and {small}"), round, &of_large, &of_small);
+    }
+    Ok((of_large, of_small))
+}
+
+async fn measure_events(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    let clients = events::measure(stack, settings).await?;
+    let name = format!("{} clients told by server-sent events", events::CLIENTS);
+    report.side(&name, &clients);
+    let of = |figure: &str| clients.iter().map(|sample| sample.others[figure]).collect();
+    let what = format!("memory of one of {} clients that follow a job", events::CLIENTS);
+    report.figure("N1", &what, Wanted::KiB(32.0), of("KiB_a_client"), &name);
+    let what = format!(
+        "from {} final answers in the topic until the last client is told",
+        events::CLIENTS
+    );
+    report.figure("N2", &what, Wanted::Milliseconds(2000.0), of("last_ms"), &name);
+    report.write(&settings.out)
 }
 
 /// What exactly once costs, as ratios to the default mode.

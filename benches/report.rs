@@ -1,12 +1,19 @@
-//! What was measured, and how it is written down: `benchmarks.json` keeps everything, `benchmarks.md` is made from
-//! it. A run of some goals replaces these and leaves the others as they are, each with the run that it is from.
+//! What was measured: `benchmarks.json` keeps everything, and what people read is made from it ([`crate::page`],
+//! [`crate::picture`]). A run of some goals replaces these and leaves the others as they are, each with the run that
+//! it is from.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    page,
     settings::{GOALS, Settings, root},
     stack::{POSTGRES, Stack},
     usage::Cpu,
@@ -59,7 +66,7 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    fn holds(self, figure: f64) -> bool {
+    pub fn holds(self, figure: f64) -> bool {
         match self {
             Self::AtLeast(wanted) => figure >= wanted,
             Self::OneIn(wanted) => figure <= 1.0 / wanted,
@@ -71,7 +78,7 @@ impl Wanted {
         }
     }
 
-    fn show(self, figure: f64) -> String {
+    pub fn show(self, figure: f64) -> String {
         match self {
             Self::AtLeast(_) | Self::AtMost(_) => format!("{figure:.2}"),
             Self::OneIn(_) => format!("1/{:.1}", 1.0 / figure),
@@ -82,7 +89,7 @@ impl Wanted {
         }
     }
 
-    fn show_wanted(self) -> String {
+    pub fn show_wanted(self) -> String {
         match self {
             Self::AtLeast(wanted) => format!("≥ {wanted}"),
             Self::AtMost(wanted) => format!("≤ {wanted}"),
@@ -95,7 +102,7 @@ impl Wanted {
     }
 
     /// By how much a figure misses, in percent of what is wanted.
-    fn missed_by(self, figure: f64) -> f64 {
+    pub fn missed_by(self, figure: f64) -> f64 {
         let wanted = match self {
             Self::OneIn(wanted) => 1.0 / wanted,
             Self::AtLeast(wanted)
@@ -125,6 +132,41 @@ pub struct Figure {
     pub run: String,
 }
 
+/// The same thing at several sizes: what it costs when something grows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Growth {
+    /// What grows.
+    pub x: String,
+    pub points: Vec<Point>,
+    pub run: String,
+}
+
+/// One size.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Point {
+    pub x: f64,
+    /// In the order of the rounds.
+    pub samples: Vec<Sample>,
+}
+
+impl Point {
+    pub fn new(x: f64) -> Self {
+        Self { x, samples: Vec::new() }
+    }
+
+    pub fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
+        median(&self.samples.iter().map(of).collect::<Vec<_>>())
+    }
+}
+
+/// A number of its own, that is neither a goal nor a side of one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Fact {
+    pub unit: String,
+    pub rounds: Vec<f64>,
+    pub run: String,
+}
+
 /// Where and when, and how to repeat it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Run {
@@ -142,6 +184,10 @@ pub struct Run {
 pub struct Report {
     pub figures: Vec<Figure>,
     pub sides: BTreeMap<String, Side>,
+    #[serde(default)]
+    pub growth: BTreeMap<String, Growth>,
+    #[serde(default)]
+    pub facts: BTreeMap<String, Fact>,
     pub runs: BTreeMap<String, Run>,
     /// The run that is going on.
     #[serde(skip)]
@@ -168,6 +214,34 @@ impl Report {
             run: self.run.clone(),
         };
         self.sides.insert(name.to_owned(), side);
+    }
+
+    /// Adds, or replaces, what was measured while `x` grew.
+    pub fn growth(&mut self, name: &str, x: &str, points: Vec<Point>) {
+        let growth = Growth {
+            x: x.to_owned(),
+            points,
+            run: self.run.clone(),
+        };
+        self.growth.insert(name.to_owned(), growth);
+    }
+
+    /// How a baseline of this run was set, for whoever repeats it.
+    pub fn note(&mut self, text: &str) {
+        if let Some(run) = self.runs.get_mut(&self.run) {
+            run.versions = format!("{}; {text}", run.versions);
+        }
+    }
+
+    /// Adds, or replaces, a number of its own, and prints it.
+    pub fn fact(&mut self, name: &str, unit: &str, rounds: Vec<f64>) {
+        println!("{name}: {:.1} {unit}", median(&rounds));
+        let fact = Fact {
+            unit: unit.to_owned(),
+            rounds,
+            run: self.run.clone(),
+        };
+        self.facts.insert(name.to_owned(), fact);
     }
 
     /// Adds, or replaces, the ratio of two sides' rates.
@@ -212,163 +286,25 @@ impl Report {
         self.figures.push(figure);
     }
 
-    /// Writes both files. Called after each goal, so that an interrupted run leaves what it has.
+    /// Writes all files. Called after each goal, so that an interrupted run leaves what it has.
     pub fn write(&mut self, out: &Path) -> Result<()> {
         let place = |goal: &str| GOALS.iter().position(|known| *known == goal);
         self.figures.sort_by_key(|figure| place(&figure.goal));
-        let (figures, sides) = (&self.figures, &self.sides);
-        self.runs.retain(|key, _| {
-            figures.iter().any(|figure| figure.run == *key) || sides.values().any(|side| side.run == *key)
-        });
+        let of_figures = self.figures.iter().map(|figure| figure.run.clone());
+        let of_sides = self.sides.values().map(|side| side.run.clone());
+        let of_growth = self.growth.values().map(|growth| growth.run.clone());
+        let of_facts = self.facts.values().map(|fact| fact.run.clone());
+        let used: BTreeSet<_> = of_figures.chain(of_sides).chain(of_growth).chain(of_facts).collect();
+        self.runs.retain(|key, _| used.contains(key));
         fs::create_dir_all(out)?;
         fs::write(out.join("benchmarks.json"), serde_json::to_string_pretty(self)? + "\n")?;
-        fs::write(out.join("benchmarks.md"), self.markdown())?;
+        for (name, picture) in page::pictures(self) {
+            fs::write(out.join(name), picture)?;
+        }
+        fs::write(out.join("benchmarks.md"), page::write(self))?;
         Ok(())
     }
-
-    fn markdown(&self) -> String {
-        let mut text = HEAD.to_owned();
-        let runs: BTreeMap<_, _> = self.runs.keys().zip(1..).collect();
-        text += "## Goals\n\n| goal | what | figure | wanted | | lowest to highest | by CPU | rounds | run |\n\
-                 |---|---|---|---|---|---|---|---|---|\n";
-        for Figure {
-            goal,
-            what,
-            wanted,
-            rounds,
-            run,
-            ours,
-            theirs,
-        } in &self.figures
-        {
-            let by_cpu = theirs.as_ref().and_then(|theirs| self.by_cpu(ours, theirs));
-            let (low, high) = range(rounds);
-            let figure = median(rounds);
-            let verdict = if wanted.holds(figure) { "holds" } else { "**missed**" };
-            let _ = writeln!(
-                text,
-                "| {goal} | {what} | {} | {} | {verdict} | {} to {} | {} | {} | {} |",
-                wanted.show(figure),
-                wanted.show_wanted(),
-                wanted.show(low),
-                wanted.show(high),
-                by_cpu.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
-                rounds.len(),
-                runs[run]
-            );
-        }
-        text += "\n";
-        for figure in &self.figures {
-            let shown = median(&figure.rounds);
-            if !figure.wanted.holds(shown) {
-                let _ = writeln!(
-                    text,
-                    "- {} ({}) misses by {:.0} %. {}",
-                    figure.goal,
-                    figure.what,
-                    figure.wanted.missed_by(shown),
-                    self.bound(&figure.ours)
-                );
-            }
-        }
-        let missing: Vec<_> = GOALS
-            .into_iter()
-            .filter(|goal| !self.figures.iter().any(|figure| figure.goal == *goal))
-            .collect();
-        if !missing.is_empty() {
-            let _ = writeln!(text, "- Not measured yet: {}.", missing.join(", "));
-        }
-        text += SIDES;
-        for (name, side) in &self.sides {
-            let rates: Vec<_> = side.samples.iter().map(|sample| sample.rate).collect();
-            let (low, high) = range(&rates);
-            let cpu = |of: fn(Cpu) -> f64| side.median(|sample| of(sample.cpu));
-            let _ = writeln!(
-                text,
-                "| {name} | {} | {} to {} | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} | {:.2} | {:.0} % | {:.0} | {} | {} |",
-                thousands(median(&rates)),
-                thousands(low),
-                thousands(high),
-                cpu(|cpu| cpu.service),
-                cpu(|cpu| cpu.postgres),
-                cpu(|cpu| cpu.redis),
-                cpu(|cpu| cpu.kafka),
-                cpu(|cpu| cpu.client),
-                side.median(|sample| sample.cpu.total() * sample.rate / 1000.0),
-                elsewhere(side),
-                side.median(|sample| sample.wal),
-                others(side),
-                runs[&side.run]
-            );
-        }
-        text += "\n## Runs\n\n";
-        for (key, number) in runs {
-            let run = &self.runs[key];
-            let _ = writeln!(
-                text,
-                "{number}. `{}`, {}, at {}. {}; load average before the start {:.2}. {}.",
-                run.command, run.at, run.commit, run.machine, run.load_before, run.versions
-            );
-        }
-        text
-    }
-
-    /// The processor time that a job costs theirs, all processes together, over that of ours.
-    fn by_cpu(&self, ours: &str, theirs: &str) -> Option<f64> {
-        let cost = |side: &str| Some(self.sides.get(side)?.median(|sample| sample.cpu.total()));
-        Some(cost(theirs)? / cost(ours)?)
-    }
-
-    /// Which processor time a side needs, and so what bounds it.
-    fn bound(&self, side: &str) -> String {
-        let Some(side) = self.sides.get(side) else {
-            return String::new();
-        };
-        let cores = |of: fn(Cpu) -> f64| side.median(|sample| of(sample.cpu) * sample.rate / 1000.0);
-        let mut busy = [
-            ("the service", cores(|cpu| cpu.service)),
-            ("PostgreSQL", cores(|cpu| cpu.postgres)),
-            ("Redis", cores(|cpu| cpu.redis)),
-            ("Kafka", cores(|cpu| cpu.kafka)),
-            ("the generator", cores(|cpu| cpu.client)),
-        ];
-        busy.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let parts = busy.iter().filter(|(_, cores)| *cores >= 0.05);
-        let parts: Vec<_> = parts.map(|(name, cores)| format!("{name} {cores:.2}")).collect();
-        let total: f64 = busy.iter().map(|(_, cores)| cores).sum();
-        format!(
-            "Our side kept {total:.2} of {} cores busy: {}; {:.0} % of the machine's work was somebody else's.",
-            processors(),
-            parts.join(", "),
-            elsewhere(side)
-        )
-    }
 }
-
-const HEAD: &str = "# Benchmarks
-
-Made by `make bench`, which starts PostgreSQL, Redis and Apache Kafka itself; [benchmarks.json](benchmarks.json) has
-every round. `make bench ONLY=G3` measures one goal again, `ROUNDS`, `BACKLOG` and `SECONDS` say how much, `OUT=DIR`
-writes elsewhere. The sides of a ratio take turns (A B A B); a figure is the median of the rounds' ratios, and a rate
-the median of its rounds. All processes, the generator too, share one machine, so a side's rate is bounded by the sum
-of all their processor time, and CPU per job says more than the rate. \"By CPU\" is the ratio of the processor time that
-a job costs, theirs over ours, all processes together: what the ratio of the rates would be if processor time alone
-bounded both, and the steadier of the two where the machine has other work. How much of the machine's work was
-somebody else's stands in the column \"elsewhere\": where it is not near zero, the rates are not what the machine can
-do, and a side with many processes (pgbench has 64 in PostgreSQL) is given more of the machine than one with few.
-
-";
-
-const SIDES: &str = "
-## Sides
-
-CPU is in seconds per 1,000 jobs, user and system, from /proc; \"client\" is the load generator or pgbench. A
-baseline relay runs in the benchmark's own process, which then counts as the service. What each side does exactly, and
-why that is fair, stands at its code in `benches/`.
-
-| side | jobs/s | lowest to highest | service | PostgreSQL | Redis | Kafka | client | cores busy | elsewhere | WAL B/job | others | run |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
-";
 
 impl Run {
     async fn now(settings: &Settings, stack: &Stack) -> Result<Self> {
@@ -424,7 +360,7 @@ fn machine() -> String {
     )
 }
 
-fn processors() -> usize {
+pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -445,23 +381,6 @@ fn printed(program: &str, arguments: &[&str]) -> String {
     )
 }
 
-/// The part of the machine's work that was nobody's who takes part, in percent.
-fn elsewhere(side: &Side) -> f64 {
-    side.median(|sample| 100.0 * sample.cpu.elsewhere / (sample.cpu.elsewhere + sample.cpu.total()))
-}
-
-fn others(side: &Side) -> String {
-    let names: Vec<_> = side
-        .samples
-        .first()
-        .map_or_else(Vec::new, |s| s.others.keys().collect());
-    let shown = names.into_iter().map(|name| {
-        let value = side.median(|sample| sample.others.get(name).copied().unwrap_or(f64::NAN));
-        format!("{name} {value:.2}")
-    });
-    shown.collect::<Vec<_>>().join(", ")
-}
-
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -470,22 +389,4 @@ pub fn median(values: &[f64]) -> f64 {
         n if n % 2 == 1 => sorted[n / 2],
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
-}
-
-fn range(values: &[f64]) -> (f64, f64) {
-    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-    (low, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
-}
-
-/// `12345.6` as `12,346`.
-fn thousands(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) && !text.ends_with('-') {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -5,14 +5,16 @@ use std::{collections::BTreeSet, env, path::PathBuf, str::FromStr, time::Duratio
 use anyhow::{Context, Result, bail};
 
 /// The goals that are measured, in the order in which they are shown.
-pub const GOALS: [&str; 15] = [
-    "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "E1", "E2", "N1", "N2",
+pub const GOALS: [&str; 16] = [
+    "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "E1", "E2", "N1", "N2", "LISTS",
 ];
+/// What is measured beside them: a peer (for G4), growth, memory, and the time to start.
+pub const BESIDE: [&str; 4] = ["PEER", "GROWTH", "MEMORY", "START"];
 
 /// How much is measured, and where the result goes.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `ONLY=G3` or `ONLY=G1,G2`: these goals; all of them when it is not set.
+    /// `ONLY=G3` or `ONLY=G1,G2`: these; all of [`GOALS`] and [`BESIDE`] when it is not set.
     pub only: BTreeSet<&'static str>,
     /// `ROUNDS`: how often each side is run, in turns.
     pub rounds: usize,
@@ -28,7 +30,7 @@ impl Settings {
     pub fn from_environment() -> Result<Self> {
         let only = match env::var("ONLY") {
             Ok(list) if !list.trim().is_empty() => list.split(',').map(goal).collect::<Result<_>>()?,
-            _ => GOALS.into(),
+            _ => all().collect(),
         };
         let settings = Self {
             only,
@@ -50,9 +52,9 @@ impl Settings {
 
     /// The command that repeats this run.
     pub fn command(&self) -> String {
-        let only: Vec<_> = GOALS.into_iter().filter(|goal| self.only.contains(goal)).collect();
+        let only: Vec<_> = all().filter(|goal| self.only.contains(goal)).collect();
         let only = match only.len() {
-            n if n < GOALS.len() => format!(" ONLY={}", only.join(",")),
+            n if n < all().count() => format!(" ONLY={}", only.join(",")),
             _ => String::new(),
         };
         format!(
@@ -69,11 +71,16 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+fn all() -> impl Iterator<Item = &'static str> {
+    GOALS.into_iter().chain(BESIDE)
+}
+
 fn goal(name: &str) -> Result<&'static str> {
     let name = name.trim().to_uppercase();
-    match GOALS.into_iter().find(|goal| *goal == name) {
+    let known: Vec<_> = all().collect();
+    match known.iter().find(|goal| **goal == name) {
         Some(goal) => Ok(goal),
-        None => bail!("ONLY={name}: there is no such goal; there are {}", GOALS.join(", ")),
+        None => bail!("ONLY={name}: there is no such goal; there are {}", known.join(", ")),
     }
 }
 

@@ -28,8 +28,12 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::sync::Mutex;
 
-use crate::settings::root;
+use crate::{
+    backlog::{self, Kind},
+    settings::root,
+};
 
 /// Partitions of every topic.
 pub const PARTITIONS: i32 = 6;
@@ -53,7 +57,11 @@ pub struct Stack {
     pub postgres: Postgres,
     pub redis: RedisServer,
     pub kafka: KafkaBroker,
+    /// Where its jars and its Java are.
+    pub libs: KafkaLibs,
     names: AtomicU32,
+    /// Full tables, of which every drain gets a copy.
+    backlogs: Mutex<BTreeMap<(Kind, i64), Database>>,
 }
 
 /// A database. `drop_database` ends it.
@@ -83,7 +91,9 @@ impl Stack {
             postgres,
             redis,
             kafka,
+            libs,
             names: AtomicU32::new(0),
+            backlogs: Mutex::default(),
         };
         stack.clear().await?;
         let template = stack.create_database("bench_template", None).await?;
@@ -115,7 +125,7 @@ impl Stack {
 
     /// Ends the servers in good order, so that the next run starts them soon.
     pub async fn stop(self) -> Result<()> {
-        self.drop_database("bench_template").await?;
+        self.clear().await?;
         tokio::try_join!(self.postgres.stop(), self.redis.stop(), self.kafka.stop())?;
         Ok(())
     }
@@ -132,6 +142,23 @@ impl Stack {
     pub async fn database(&self) -> Result<Database> {
         let name = format!("bench_{}", self.name());
         self.create_database(&name, Some("bench_template")).await
+    }
+
+    /// A new database with a committed backlog of `count` messages and nothing drained.
+    pub async fn database_with_backlog(&self, kind: Kind, count: i64) -> Result<Database> {
+        let mut backlogs = self.backlogs.lock().await;
+        if !backlogs.contains_key(&(kind, count)) {
+            let database = self.database().await?;
+            let mut connection = database.connect().await?;
+            backlog::fill(&mut connection, kind, count).await?;
+            connection.close().await?;
+            backlogs.insert((kind, count), database);
+        }
+        // PostgreSQL's checkpoint, so that none falls into the measurement: the copy is written to the WAL whole,
+        // and a page that was written since the checkpoint is not written whole again.
+        self.admin().await?.execute("checkpoint").await?;
+        let name = format!("bench_{}", self.name());
+        self.create_database(&name, Some(&backlogs[&(kind, count)].name)).await
     }
 
     async fn create_database(&self, name: &str, template: Option<&str>) -> Result<Database> {
@@ -237,7 +264,7 @@ impl Service {
                 return Ok(());
             }
             self.check()?;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
         bail!(
             "the service is not ready after {PATIENCE:?}: see {}",
@@ -291,7 +318,7 @@ fn log_path() -> PathBuf {
 }
 
 /// The program of the profile that is measured, with nothing of the caller's environment that could change it.
-fn dispatcher(settings: &BTreeMap<&str, String>) -> Command {
+pub fn dispatcher(settings: &BTreeMap<&str, String>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dispatcher"));
     for (name, _) in std::env::vars_os() {
         let shown = name.to_string_lossy();

@@ -193,6 +193,12 @@ fn parse_stat(id: u32, stat: &str) -> Option<Process> {
     })
 }
 
+/// CPU seconds of one process, without its children.
+pub fn own(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
+    Ok(parse_stat(pid, &stat).context("/proc/PID/stat cannot be read")?.own)
+}
+
 /// The largest resident set that a process has had, in bytes.
 pub fn peak_resident(pid: u32) -> Result<f64> {
     status(pid, "VmHWM:")

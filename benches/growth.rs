@@ -1,0 +1,154 @@
+//! Growth: the same measurement while something grows. The cost of a job must stay flat.
+
+use anyhow::Result;
+use image_job_dispatcher::{config::Delivery, outbox::partitions};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+
+use crate::{
+    accept::{CONNECTIONS, Ours},
+    backlog::insert,
+    drain, latency,
+    page::{BY_BACKLOG, BY_LOAD},
+    report::{Point, Report},
+    settings::Settings,
+    stack::Stack,
+};
+
+/// Parts of the full load at which latency is measured.
+const LOADS: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
+const CLIENTS: [usize; 4] = [1, 10, 100, 1000];
+const REPLICAS: [usize; 3] = [1, 2, 4];
+/// Partitions of the outbox that stand, or that were dropped, when a backlog is drained.
+const PARTITIONS: [i64; 3] = [2, 20, 100];
+/// Ids of a partition there: with a hundred of them dropped, 10^8 ids lie behind.
+const PARTITION_ROWS: i64 = 1_000_000;
+/// Messages that are drained there.
+const COUNT: i64 = 200_000;
+
+/// All of it.
+pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    let points = latency::by_load(stack, settings, &LOADS).await?;
+    report.growth(BY_LOAD, "jobs a second", points);
+    report.write(&settings.out)?;
+    accept(stack, settings, report).await?;
+    let sizes = [
+        settings.backlog / 100,
+        settings.backlog / 10,
+        settings.backlog,
+        settings.backlog * 5,
+    ];
+    let mut points = sizes.map(|size| Point::new(size as f64));
+    for round in 1..=settings.rounds {
+        for (point, size) in points.iter_mut().zip(sizes) {
+            point
+                .samples
+                .push(drain::ours(stack, size, Delivery::AtLeastOnce).await?);
+            say("drain", round, point);
+        }
+    }
+    report.growth(BY_BACKLOG, "messages", points.into());
+    report.write(&settings.out)?;
+    for (name, dropped) in [
+        ("drain, by partitions that stand", false),
+        ("drain, by partitions that were dropped", true),
+    ] {
+        let mut points = PARTITIONS.map(|count| Point::new(count as f64));
+        for round in 1..=settings.rounds {
+            for (point, count) in points.iter_mut().zip(PARTITIONS) {
+                point.samples.push(behind(stack, count, dropped).await?);
+                say(name, round, point);
+            }
+        }
+        report.growth(name, "partitions", points.into());
+        report.write(&settings.out)?;
+    }
+    Ok(())
+}
+
+async fn accept(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    let mut points = CLIENTS.map(|clients| Point::new(clients as f64));
+    let mut ours = Ours::new(stack, 1, "api").await?;
+    for round in 1..=settings.rounds {
+        for (point, clients) in points.iter_mut().zip(CLIENTS) {
+            point.samples.push(ours.run(stack, clients, settings.seconds).await?);
+            say("accept, by connections", round, point);
+        }
+    }
+    ours.end(stack).await?;
+    report.growth("accept, by connections", "connections", points.into());
+
+    let mut points = REPLICAS.map(|replicas| Point::new(replicas as f64));
+    for round in 1..=settings.rounds {
+        for (point, replicas) in points.iter_mut().zip(REPLICAS) {
+            let mut ours = Ours::new(stack, replicas, "all").await?;
+            point
+                .samples
+                .push(ours.run(stack, CONNECTIONS, settings.seconds).await?);
+            ours.end(stack).await?;
+            say("accept and relay, by replicas", round, point);
+        }
+    }
+    let name = format!("accept and relay, by replicas, {CONNECTIONS} connections");
+    report.growth(&name, "replicas", points.into());
+    report.write(&settings.out)
+}
+
+fn say(what: &str, round: usize, point: &Point) {
+    if let Some(sample) = point.samples.last() {
+        println!("{what}, round {round}: {} at {:.0}/s", point.x, sample.rate);
+    }
+}
+
+/// A backlog in a log that had `count` partitions, all of them full and settled; they stand, or were dropped.
+async fn behind(stack: &Stack, count: i64, dropped: bool) -> Result<crate::report::Sample> {
+    let (database, topic) = (stack.database().await?, stack.topic().await?);
+    let mut connection = database.connect().await?;
+    let behind = count * PARTITION_ROWS;
+    for n in 1..=count {
+        connection
+            .execute(AssertSqlSafe(format!(
+                "select setval('outbox_messages_id_seq', {})",
+                n * PARTITION_ROWS
+            )))
+            .await?;
+        partitions::ensure_outbox(&mut connection, PARTITION_ROWS).await?;
+        if dropped {
+            drop_partition(&mut connection, 1 + (n - 1) * PARTITION_ROWS).await?;
+        }
+    }
+    connection
+        .execute(AssertSqlSafe(format!(
+            "insert into outbox_checkpoints
+                 (seq, fence, leader, lease_until, delivery, next_offsets, base_passed, base_closed)
+             values (1, 0, 'nobody/', '-infinity', 'at-least-once', '{{}}', '{{[1,{0})}}', '{{}}')",
+            behind + 1
+        )))
+        .await?;
+    insert(&mut connection, "outbox_messages", COUNT).await?;
+    connection.execute("vacuum (analyze) outbox_messages").await?;
+    let (sample, service) = drain::relay(
+        stack,
+        &database,
+        &topic,
+        &mut connection,
+        (0, COUNT),
+        Delivery::AtLeastOnce,
+    )
+    .await?;
+    service.stop().await?;
+    drop(connection);
+    stack.drop_database(&database.name).await?;
+    stack.delete_topic(&topic).await?;
+    Ok(sample)
+}
+
+/// As retention does it.
+async fn drop_partition(connection: &mut PgConnection, begin: i64) -> Result<()> {
+    for statement in [
+        format!("alter table outbox_messages detach partition outbox_messages_{begin} concurrently"),
+        format!("drop table outbox_messages_{begin}"),
+    ] {
+        connection.execute(AssertSqlSafe(statement)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! What people read of a [`Report`]: `benchmarks.md`, and the pictures in it.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use crate::{
+    picture::{self, Line, Scale},
+    report::{Figure, Growth, Report, Sample, median, processors},
+    settings::GOALS,
+    usage::Cpu,
+};
+
+/// Of [`Report::growth`], what is drawn: latency against load.
+pub const BY_LOAD: &str = "latency, by load";
+/// The same: drain against backlog.
+pub const BY_BACKLOG: &str = "drain, by backlog";
+
+/// The pictures that there are figures for, by file name.
+pub fn pictures(report: &Report) -> Vec<(&'static str, String)> {
+    let line = |growth: &Growth, name: &str, of: &dyn Fn(&Sample) -> f64| Line {
+        name: name.to_owned(),
+        points: growth.points.iter().map(|point| (point.x, point.median(of))).collect(),
+    };
+    let mut pictures = Vec::new();
+    if let Some(growth) = report.growth.get(BY_LOAD) {
+        let lines = [("p50", "p50_ms"), ("p99", "p99_ms")]
+            .map(|(name, key)| line(growth, name, &|sample: &Sample| sample.others[key]));
+        let picture = picture::draw(
+            "From due to consumed, by load",
+            ("jobs a second", Scale::Linear),
+            "milliseconds",
+            &lines,
+        );
+        pictures.push(("latency.svg", picture));
+    }
+    if let Some(growth) = report.growth.get(BY_BACKLOG) {
+        let lines = [line(growth, "this service", &|sample: &Sample| sample.rate)];
+        let picture = picture::draw(
+            "Steady drain, by backlog",
+            ("messages in the backlog", Scale::Log),
+            "messages a second",
+            &lines,
+        );
+        pictures.push(("drain.svg", picture));
+    }
+    pictures
+}
+
+/// The page.
+pub fn write(report: &Report) -> String {
+    let runs: BTreeMap<&str, usize> = report.runs.keys().map(String::as_str).zip(1..).collect();
+    let mut text = HEAD.to_owned();
+    goals(report, &runs, &mut text);
+    for (file, _) in pictures(report) {
+        let _ = writeln!(text, "\n![{}]({file})", file.trim_end_matches(".svg"));
+    }
+    sides(report, &runs, &mut text);
+    growth(report, &runs, &mut text);
+    facts(report, &runs, &mut text);
+    text += "\n## Runs\n\n";
+    for (key, number) in &runs {
+        let run = &report.runs[*key];
+        let _ = writeln!(
+            text,
+            "{number}. `{}`, {}, at {}. {}; load average before the start {:.2}. {}.",
+            run.command, run.at, run.commit, run.machine, run.load_before, run.versions
+        );
+    }
+    text
+}
+
+fn goals(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
+    *text += "## Goals\n\n| goal | what | figure | wanted | | lowest to highest | by CPU | rounds | run |\n\
+              |---|---|---|---|---|---|---|---|---|\n";
+    for figure in &report.figures {
+        let by_cpu = figure
+            .theirs
+            .as_ref()
+            .and_then(|theirs| by_cpu(report, &figure.ours, theirs));
+        let (low, high) = range(&figure.rounds);
+        let shown = median(&figure.rounds);
+        let wanted = figure.wanted;
+        let verdict = if wanted.holds(shown) { "holds" } else { "**missed**" };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {verdict} | {} to {} | {} | {} | {} |",
+            figure.goal,
+            figure.what,
+            wanted.show(shown),
+            wanted.show_wanted(),
+            wanted.show(low),
+            wanted.show(high),
+            by_cpu.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+            figure.rounds.len(),
+            runs[figure.run.as_str()]
+        );
+    }
+    *text += "\n";
+    for figure in &report.figures {
+        let Figure { goal, what, ours, .. } = figure;
+        let shown = median(&figure.rounds);
+        if !figure.wanted.holds(shown) {
+            let by = figure.wanted.missed_by(shown);
+            let _ = writeln!(text, "- {goal} ({what}) misses by {by:.0} %. {}", bound(report, ours));
+        }
+    }
+    let missing: Vec<_> = GOALS
+        .into_iter()
+        .filter(|goal| !report.figures.iter().any(|figure| figure.goal == *goal))
+        .collect();
+    if !missing.is_empty() {
+        let _ = writeln!(text, "- Not measured yet: {}.", missing.join(", "));
+    }
+}
+
+fn sides(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
+    *text += SIDES;
+    for (name, side) in &report.sides {
+        let rates: Vec<_> = side.samples.iter().map(|sample| sample.rate).collect();
+        let (low, high) = range(&rates);
+        let cpu = |of: fn(Cpu) -> f64| side.median(|sample| of(sample.cpu));
+        let _ = writeln!(
+            text,
+            "| {name} | {} | {} to {} | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} | {:.2} | {:.0} % | {:.0} | {} | {} |",
+            thousands(median(&rates)),
+            thousands(low),
+            thousands(high),
+            cpu(|cpu| cpu.service),
+            cpu(|cpu| cpu.postgres),
+            cpu(|cpu| cpu.redis),
+            cpu(|cpu| cpu.kafka),
+            cpu(|cpu| cpu.client),
+            side.median(|sample| sample.cpu.total() * sample.rate / 1000.0),
+            elsewhere(&side.samples),
+            side.median(|sample| sample.wal),
+            others(&side.samples),
+            runs[side.run.as_str()]
+        );
+    }
+}
+
+fn growth(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
+    if report.growth.is_empty() {
+        return;
+    }
+    *text += GROWTH;
+    for (name, growth) in &report.growth {
+        let _ = writeln!(
+            text,
+            "\n### {name}\n\n\
+             | {} | jobs/s | service | PostgreSQL | Redis | Kafka | client | cores busy | elsewhere | WAL B/job | others \
+             | rounds | run |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+            growth.x
+        );
+        for point in &growth.points {
+            let cpu = |of: fn(Cpu) -> f64| point.median(|sample| of(sample.cpu));
+            let _ = writeln!(
+                text,
+                "| {} | {} | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} | {:.2} | {:.0} % | {:.0} | {} | {} | {} |",
+                thousands(point.x),
+                thousands(point.median(|sample| sample.rate)),
+                cpu(|cpu| cpu.service),
+                cpu(|cpu| cpu.postgres),
+                cpu(|cpu| cpu.redis),
+                cpu(|cpu| cpu.kafka),
+                cpu(|cpu| cpu.client),
+                point.median(|sample| sample.cpu.total() * sample.rate / 1000.0),
+                elsewhere(&point.samples),
+                point.median(|sample| sample.wal),
+                others(&point.samples),
+                point.samples.len(),
+                runs[growth.run.as_str()]
+            );
+        }
+    }
+}
+
+fn facts(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
+    if report.facts.is_empty() {
+        return;
+    }
+    *text +=
+        "\n## Memory, start, size\n\n| what | median | lowest to highest | rounds | run |\n|---|---|---|---|---|\n";
+    for (name, fact) in &report.facts {
+        let (low, high) = range(&fact.rounds);
+        let _ = writeln!(
+            text,
+            "| {name} | {:.1} {} | {low:.1} to {high:.1} | {} | {} |",
+            median(&fact.rounds),
+            fact.unit,
+            fact.rounds.len(),
+            runs[fact.run.as_str()]
+        );
+    }
+}
+
+/// The processor time that a job costs theirs, all processes together, over that of ours.
+fn by_cpu(report: &Report, ours: &str, theirs: &str) -> Option<f64> {
+    let cost = |side: &str| Some(report.sides.get(side)?.median(|sample| sample.cpu.total()));
+    Some(cost(theirs)? / cost(ours)?)
+}
+
+/// Which processor time a side needs, and so what bounds it.
+fn bound(report: &Report, side: &str) -> String {
+    let Some(side) = report.sides.get(side) else {
+        return String::new();
+    };
+    let cores = |of: fn(Cpu) -> f64| side.median(|sample| of(sample.cpu) * sample.rate / 1000.0);
+    let mut busy = [
+        ("the service", cores(|cpu| cpu.service)),
+        ("PostgreSQL", cores(|cpu| cpu.postgres)),
+        ("Redis", cores(|cpu| cpu.redis)),
+        ("Kafka", cores(|cpu| cpu.kafka)),
+        ("the generator", cores(|cpu| cpu.client)),
+    ];
+    busy.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let parts = busy.iter().filter(|(_, cores)| *cores >= 0.05);
+    let parts: Vec<_> = parts.map(|(name, cores)| format!("{name} {cores:.2}")).collect();
+    let total: f64 = busy.iter().map(|(_, cores)| cores).sum();
+    format!(
+        "Our side kept {total:.2} of {} cores busy: {}; {:.0} % of the machine's work was somebody else's.",
+        processors(),
+        parts.join(", "),
+        elsewhere(&side.samples)
+    )
+}
+
+/// The part of the machine's work that was nobody's who takes part, in percent.
+fn elsewhere(samples: &[Sample]) -> f64 {
+    let parts = samples
+        .iter()
+        .map(|sample| 100.0 * sample.cpu.elsewhere / (sample.cpu.elsewhere + sample.cpu.total()));
+    median(&parts.collect::<Vec<_>>()).max(0.0)
+}
+
+fn others(samples: &[Sample]) -> String {
+    let names: Vec<_> = samples.first().map_or_else(Vec::new, |s| s.others.keys().collect());
+    let shown = names.into_iter().map(|name| {
+        let values = samples
+            .iter()
+            .map(|sample| sample.others.get(name).copied().unwrap_or(f64::NAN));
+        format!("{name} {:.2}", median(&values.collect::<Vec<_>>()))
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn range(values: &[f64]) -> (f64, f64) {
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    (low, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// `12345.6` as `12,346`.
+fn thousands(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) && !text.ends_with('-') {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+const HEAD: &str = "# Benchmarks
+
+Made by `make bench`, which starts PostgreSQL, Redis and Apache Kafka itself; [benchmarks.json](benchmarks.json) has
+every round. `make bench ONLY=G3` measures one goal again, `ROUNDS`, `BACKLOG` and `SECONDS` say how much, `OUT=DIR`
+writes elsewhere. [scaling.md](scaling.md) says what follows from the figures. The sides of a ratio take turns (A B A B); a figure is the median of the rounds' ratios, and a rate
+the median of its rounds. All processes, the generator too, share one machine, so a side's rate is bounded by the sum
+of all their processor time, and CPU per job says more than the rate. \"By CPU\" is the ratio of the processor time that
+a job costs, theirs over ours, all processes together: what the ratio of the rates would be if processor time alone
+bounded both, and the steadier of the two where the machine has other work. How much of the machine's work was
+somebody else's stands in the column \"elsewhere\": where it is not near zero, the rates are not what the machine can
+do, and a side with many processes (pgbench has 64 in PostgreSQL) is given more of the machine than one with few.
+
+";
+
+const SIDES: &str = "
+## Sides
+
+CPU is in seconds per 1,000 jobs, user and system, from /proc; \"client\" is the load generator or pgbench. A
+baseline relay runs in the benchmark's own process, which then counts as the service. What each side does exactly, and
+why that is fair, stands at its code in `benches/`.
+
+| side | jobs/s | lowest to highest | service | PostgreSQL | Redis | Kafka | client | cores busy | elsewhere | WAL B/job | others | run |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+";
+
+const GROWTH: &str = "
+## Growth
+
+What a job costs when something grows: columns as above.
+";

@@ -1,0 +1,244 @@
+//! PEER, a part of G4: Debezium Server's outbox event router, on the same rows and the same broker.
+//!
+//! Its distribution is fetched from Maven Central the first time (780 MB). It reads the WAL, so it has a PostgreSQL
+//! of its own that differs in `wal_level = logical` alone; the slot is there before the rows are committed, as in
+//! life. What it sends has the service's keys and values; of the headers, those that its router makes of columns
+//! (ce_id as `id`, ce_subject, ce_time, outbox-id), and not the constant ones, which is to its advantage.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use image_job_dispatcher::dev_stack::{Home, Postgres, end_with_this_process, forget_ended};
+use sqlx::{Connection, Executor, PgConnection};
+
+use crate::{
+    backlog::{Topic, insert, make_textbook},
+    drain,
+    report::Sample,
+    settings::root,
+    stack::{POSTGRES, Stack},
+    usage::{Cpu, own},
+};
+
+const VERSION: &str = "3.6.0.Final";
+/// Beside what connects the two ends. Tuned as its documentation advises for throughput: batches and queue of the
+/// connector larger than the defaults (2,048 and 8,192), a producer that may gather, and no snapshot. What is not
+/// here is its default: `acks=all` with idempotence, all cores for the records' transformation, order kept.
+const TUNED: &str = "\
+debezium.source.max.batch.size=10240
+debezium.source.max.queue.size=40960
+debezium.source.poll.interval.ms=10
+debezium.sink.kafka.producer.batch.size=262144
+debezium.sink.kafka.producer.linger.ms=5
+debezium.sink.kafka.producer.buffer.memory=67108864
+";
+
+/// Debezium Server and the PostgreSQL that it reads.
+pub struct Peer {
+    postgres: Postgres,
+    jars: PathBuf,
+}
+
+impl Peer {
+    pub async fn start() -> Result<Self> {
+        let home = Home::kept(&root().join(".dev/bench-logical"))?;
+        let settings: Vec<_> = POSTGRES.iter().copied().chain([("wal_level", "logical")]).collect();
+        Ok(Self {
+            postgres: Postgres::start(&home, &settings).await?,
+            jars: fetch().await?,
+        })
+    }
+
+    pub async fn stop(self) -> Result<()> {
+        self.postgres.stop().await
+    }
+
+    /// Drains a backlog that was committed after its slot was made.
+    pub async fn drain(&self, stack: &Stack, count: i64) -> Result<Sample> {
+        let (topic, mut admin) = (
+            stack.topic().await?,
+            PgConnection::connect(&self.postgres.url("postgres")).await?,
+        );
+        self.forget(&mut admin).await?;
+        admin.execute("create database peer").await?;
+        let mut connection = PgConnection::connect(&self.postgres.url("peer")).await?;
+        make_textbook(&mut connection).await?;
+        connection
+            .execute("create publication peer for table textbook_outbox with (publish = 'insert')")
+            .await?;
+        connection
+            .execute("select pg_create_logical_replication_slot('peer', 'pgoutput')")
+            .await?;
+        insert(&mut connection, "textbook_outbox", count).await?;
+        connection.execute("checkpoint").await?;
+
+        let look = Topic::new(stack, &topic)?;
+        let (cpu, wal) = (Cpu::now()?, wal(&mut connection).await?);
+        let mut server = Server::start(&self.jars, &self.settings(stack, &topic), stack)?;
+        drain::wait_for(&look, count, || server.check()).await?;
+        let (of_server, cpu) = (own(server.0.id())?, Cpu::now()? - cpu);
+        let wal = self::wal(&mut connection).await? - wal;
+        drop(server);
+        // Both are Java: it is counted as Kafka's.
+        let cpu = Cpu {
+            service: cpu.service + of_server,
+            kafka: cpu.kafka - of_server,
+            ..cpu
+        };
+        let sample = drain::sample(&look, (0, count), false, cpu, wal)?;
+        connection.close().await?;
+        self.forget(&mut admin).await?;
+        stack.delete_topic(&topic).await?;
+        Ok(sample)
+    }
+
+    /// What the last drain left: its slot keeps the WAL.
+    async fn forget(&self, admin: &mut PgConnection) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = admin
+            .execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
+            .await
+        {
+            if Instant::now() > deadline {
+                return Err(error.into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        admin.execute("drop database if exists peer with (force)").await?;
+        Ok(())
+    }
+
+    fn settings(&self, stack: &Stack, topic: &str) -> String {
+        let url: url::Url = self.postgres.url("peer").parse().expect("a URL of ours");
+        format!(
+            "debezium.sink.type=kafka
+debezium.sink.kafka.producer.bootstrap.servers={bootstrap}
+debezium.sink.kafka.producer.key.serializer=org.apache.kafka.common.serialization.StringSerializer
+debezium.sink.kafka.producer.value.serializer=org.apache.kafka.common.serialization.ByteArraySerializer
+debezium.format.key=simplestring
+debezium.format.value=binary
+debezium.format.header=json
+debezium.format.header.schemas.enable=false
+debezium.source.connector.class=io.debezium.connector.postgresql.PostgresConnector
+debezium.source.offset.storage=org.apache.kafka.connect.storage.MemoryOffsetBackingStore
+debezium.source.database.hostname=127.0.0.1
+debezium.source.database.port={port}
+debezium.source.database.user={user}
+debezium.source.database.password={password}
+debezium.source.database.dbname=peer
+debezium.source.topic.prefix=peer
+debezium.source.plugin.name=pgoutput
+debezium.source.slot.name=peer
+debezium.source.publication.name=peer
+debezium.source.publication.autocreate.mode=disabled
+debezium.source.table.include.list=public.textbook_outbox
+debezium.source.snapshot.mode=no_data
+debezium.source.tombstones.on.delete=false
+debezium.source.binary.handling.mode=bytes
+debezium.transforms=outbox
+debezium.transforms.outbox.type=io.debezium.transforms.outbox.EventRouter
+debezium.transforms.outbox.table.field.event.id=event_id
+debezium.transforms.outbox.table.field.event.key=key
+debezium.transforms.outbox.table.field.event.payload=payload
+debezium.transforms.outbox.table.fields.additional.placement=job_id:header:ce_subject,event_time:header:ce_time,id:header:outbox-id
+debezium.transforms.outbox.route.by.field=key
+debezium.transforms.outbox.route.topic.replacement={topic}
+quarkus.log.level=WARN
+quarkus.http.port=0
+{TUNED}",
+            bootstrap = stack.kafka.bootstrap(),
+            port = self.postgres.port(),
+            user = url.username(),
+            password = url.password().unwrap_or_default(),
+        )
+    }
+}
+
+/// What was set, for the page.
+pub fn tuned() -> String {
+    let set = TUNED.lines().map(|line| line.strip_prefix("debezium.").unwrap_or(line));
+    format!("Debezium Server {VERSION}: {}", set.collect::<Vec<_>>().join(", "))
+}
+
+async fn wal(connection: &mut PgConnection) -> Result<f64> {
+    let bytes = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8";
+    Ok(sqlx::query_scalar(bytes).fetch_one(connection).await?)
+}
+
+/// The running server. Dropping kills it.
+struct Server(Child);
+
+impl Server {
+    fn start(jars: &Path, settings: &str, stack: &Stack) -> Result<Self> {
+        let directory = root().join(".dev/bench/debezium");
+        fs::create_dir_all(directory.join("config"))?;
+        fs::write(directory.join("config/application.properties"), settings)?;
+        let log = File::create(directory.join("log"))?;
+        let runner = format!("debezium-server-dist-{VERSION}-runner.jar");
+        let path = [runner.as_str(), "config/lib", "lib/*"].map(|part| jars.join(part).display().to_string());
+        let child = Command::new(stack.libs.java())
+            .arg("-cp")
+            .arg(path.join(":"))
+            .arg("io.debezium.server.Main")
+            .current_dir(&directory)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        end_with_this_process(&child)?;
+        Ok(Self(child))
+    }
+
+    fn check(&mut self) -> Result<()> {
+        match self.0.try_wait()? {
+            Some(status) => bail!("Debezium Server ended ({status}): see .dev/bench/debezium/log"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ended already: that is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        forget_ended(&self.0);
+    }
+}
+
+/// Where its jars are; from Maven Central, the first time.
+async fn fetch() -> Result<PathBuf> {
+    let cache = root().join(".dev/debezium");
+    let jars = cache.join(VERSION);
+    if jars.is_dir() {
+        return Ok(jars);
+    }
+    println!("fetching Debezium Server {VERSION} (780 MB)");
+    fs::create_dir_all(&cache)?;
+    let archive = format!("debezium-server-dist-{VERSION}.tar.gz");
+    let mut maven = tokio::process::Command::new("mvn");
+    maven
+        .current_dir(&cache)
+        .args(["-q", "-B", "dependency:copy", "-DoutputDirectory=."])
+        .arg(format!("-Dartifact=io.debezium:debezium-server-dist:{VERSION}:tar.gz"));
+    let status = maven.status().await.context("Maven fetches Debezium Server")?;
+    if !status.success() {
+        bail!("Maven cannot fetch Debezium Server: {status}");
+    }
+    let mut tar = tokio::process::Command::new("tar");
+    // Connectors to other databases are in directories of their own.
+    tar.current_dir(&cache)
+        .args(["xzf", &archive, "--exclude=*/connectors/*", "--exclude=*/lib_opt/*"]);
+    let status = tar.status().await?;
+    if !status.success() {
+        bail!("tar cannot unpack {archive}: {status}");
+    }
+    fs::remove_file(cache.join(archive))?;
+    fs::rename(cache.join("debezium-server"), &jars)?;
+    Ok(jars)
+}
