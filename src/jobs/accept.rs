@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{AcceptError, AcceptRequest};
 use crate::{
     drafts::EventDraft,
-    outbox::record::{OutboxMessage, batch_size},
+    outbox::record::{OutboxMessage, batch_size, exceeds},
 };
 
 /// What is stored under an idempotency key: which request had it first, and its answer.
@@ -130,8 +130,8 @@ pub fn decide(
         traceparent: request.traceparent.clone(),
         payload: payload(identity.job_id, draft),
     };
-    let size = batch_size(&message);
-    if size > limit {
+    if exceeds(&message, limit) {
+        let size = batch_size(&message);
         return Decision::Refuse(AcceptError::TooLarge { size, limit });
     }
     Decision::Write(Box::new(NewJob {

@@ -77,6 +77,15 @@ pub fn batch_size(m: &OutboxMessage) -> usize {
     BATCH_OVERHEAD + varint_len(record) + record
 }
 
+/// What a record's batch has beside payload and `traceparent`, at most.
+const ENVELOPE_AT_MOST: usize = 512;
+
+/// Is [`batch_size`] above `limit`? Headers are formatted to be counted only where they can matter.
+pub fn exceeds(m: &OutboxMessage, limit: usize) -> bool {
+    let at_most = m.payload.len() + m.traceparent.as_ref().map_or(0, String::len) + ENVELOPE_AT_MOST;
+    at_most > limit && batch_size(m) > limit
+}
+
 /// The length of a non-negative number as a zigzag varint.
 fn varint_len(n: usize) -> usize {
     let bits = usize::BITS - (n << 1).leading_zeros();
@@ -102,5 +111,28 @@ impl RecordLimit {
     /// What the broker said.
     pub fn set(&self, bytes: usize) {
         self.0.store(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_record_has_beside_its_payload_is_never_more_than_is_reckoned_with() {
+        let message = OutboxMessage {
+            id: i64::MAX,
+            event_id: Uuid::max(),
+            job_id: Uuid::max(),
+            key: Uuid::max(),
+            event_time: DateTime::<Utc>::MAX_UTC,
+            created_at: DateTime::<Utc>::MAX_UTC,
+            replay_id: Some(Uuid::max()),
+            traceparent: Some("0".repeat(4096)),
+            payload: vec![0; 10 << 20],
+        };
+        let size = batch_size(&message);
+        assert!(size <= message.payload.len() + 4096 + ENVELOPE_AT_MOST, "{size}");
+        assert!(exceeds(&message, size - 1) && !exceeds(&message, size));
     }
 }

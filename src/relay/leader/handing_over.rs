@@ -6,7 +6,7 @@ use super::{Leader, transaction::Transaction};
 use crate::{
     outbox::{
         checkpoints::DeadLetter,
-        record::{OutboxMessage, batch_size},
+        record::{OutboxMessage, batch_size, exceeds},
     },
     publish::kafka::HandOver,
     relay::{End, breaker::Permit},
@@ -63,8 +63,9 @@ impl Leader<'_> {
             if self.must_wait(alone, now) {
                 return Ok(());
             }
-            let (size, limit) = (batch_size(message), self.relay.limit.get());
-            if size > limit {
+            let limit = self.relay.limit.get();
+            if exceeds(message, limit) {
+                let size = batch_size(message);
                 let error = format!("the record has {size} bytes, and the topic takes {limit}");
                 self.refuse_first("message-too-large", error, now);
                 continue;
