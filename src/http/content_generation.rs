@@ -1,5 +1,7 @@
 //! `POST /api/events/{id}/content-generation`: accepts a job.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Path, Request, State},
@@ -62,7 +64,7 @@ pub(super) struct Body {
     ))
 )]
 pub(super) async fn accept(
-    State(api): State<ApiState>,
+    State(api): State<Arc<ApiState>>,
     Path(draft_id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {

@@ -45,7 +45,7 @@ const RETRY: Duration = Duration::from_secs(2);
     )
 )]
 pub(super) async fn follow(
-    State(api): State<ApiState>,
+    State(api): State<Arc<ApiState>>,
     Path(job_id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

@@ -1,5 +1,7 @@
 //! `GET /api/jobs/{jobId}`: what became of a job, for its owner.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -47,7 +49,7 @@ use crate::jobs::status::{JobView, StatusError};
     )
 )]
 pub(super) async fn show(
-    State(api): State<ApiState>,
+    State(api): State<Arc<ApiState>>,
     Path(job_id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
