@@ -80,6 +80,8 @@ pub const POINTS: &[(&str, &[&str], Needs)] = &[
     ("relay.lead", RELAY, Needs::Load),
     ("relay.read.before", RELAY, Needs::Load),
     ("relay.read.after", RELAY, Needs::Load),
+    ("relay.poll.before", RELAY, Needs::Load),
+    ("relay.poll.after", RELAY, Needs::Load),
     ("relay.look", RELAY, Needs::Hole),
     ("relay.hand_over.before", RELAY, Needs::Load),
     ("relay.hand_over.after", RELAY, Needs::Load),

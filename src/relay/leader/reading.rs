@@ -150,7 +150,13 @@ impl Leader<'_> {
         self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let sent_at = Instant::now();
             let renewal = renew.then_some((&lease, next_offsets.as_slice()));
-            let news = within(store::poll(&mut conn, oldest_from, renewal)).await;
+            let poll = async {
+                failpoint!("relay.poll.before", lost);
+                let news = store::poll(&mut conn, oldest_from, renewal).await?;
+                failpoint!("relay.poll.after", lost);
+                Ok(news)
+            };
+            let news: sqlx::Result<_> = within(poll).await;
             (conn, news.map(|news| Answer::News { news, sent_at }))
         })));
     }
