@@ -317,7 +317,8 @@ fn log_path() -> PathBuf {
     directory().join("service.log")
 }
 
-/// The program of the profile that is measured, with nothing of the caller's environment that could change it.
+/// The program of the profile that is measured (Cargo builds it with the tests' failpoints, all off: one look at a
+/// table for each batch and each turn of the relay), with nothing of the caller's environment that could change it.
 pub fn dispatcher(settings: &BTreeMap<&str, String>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dispatcher"));
     for (name, _) in std::env::vars_os() {
