@@ -7,8 +7,9 @@ use chrono::Utc;
 use image_job_dispatcher::outbox::{partitions, record::OutboxMessage};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rdkafka::{
-    Offset, TopicPartitionList,
+    Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
+    message::Headers,
 };
 use serde_json::json;
 use sqlx::{Executor, PgConnection};
@@ -179,7 +180,7 @@ pub struct Pace {
 impl Topic {
     pub fn new(stack: &Stack, name: &str) -> Result<Self> {
         Ok(Self {
-            consumer: stack.kafka_client().create()?,
+            consumer: stack.kafka_client().set("group.id", "bench").create()?,
             name: name.to_owned(),
         })
     }
@@ -217,6 +218,20 @@ impl Topic {
             steady: counted as f64 * (sent as f64 / count as f64) * 1000.0 / (end - begin).max(1) as f64,
             seconds: (end - first) as f64 / 1000.0,
         })
+    }
+
+    /// One of its records: the value, and the names of the headers.
+    pub fn one(&self) -> Result<(Vec<u8>, Vec<String>)> {
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            assignment.add_partition_offset(&self.name, partition, Offset::Beginning)?;
+        }
+        self.consumer.assign(&assignment)?;
+        let record = self.consumer.poll(KAFKA_TIMEOUT).context("no record in the topic")??;
+        let names = record.headers().map_or_else(Vec::new, |headers| {
+            headers.iter().map(|header| header.key.to_owned()).collect()
+        });
+        Ok((record.payload().unwrap_or_default().to_owned(), names))
     }
 
     /// The first millisecond by whose end `count` records had been appended.

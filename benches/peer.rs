@@ -6,6 +6,7 @@
 //! (ce_id as `id`, ce_subject, ce_time, outbox-id), and not the constant ones, which is to its advantage.
 
 use std::{
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -17,7 +18,7 @@ use image_job_dispatcher::dev_stack::{Home, Postgres, end_with_this_process, for
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{
-    backlog::{Topic, insert, make_textbook},
+    backlog::{Topic, insert, make_textbook, payload},
     drain,
     report::Sample,
     settings::root,
@@ -26,6 +27,7 @@ use crate::{
 };
 
 const VERSION: &str = "3.6.0.Final";
+const OLDEST_JAVA: u32 = 21;
 /// Beside what connects the two ends. Tuned as its documentation advises for throughput: batches and queue of the
 /// connector larger than the defaults (2,048 and 8,192), a producer that may gather, and no snapshot. What is not
 /// here is its default: `acks=all` with idempotence, all cores for the records' transformation, order kept.
@@ -41,6 +43,7 @@ debezium.sink.kafka.producer.buffer.memory=67108864
 /// Debezium Server and the PostgreSQL that it reads.
 pub struct Peer {
     postgres: Postgres,
+    java: PathBuf,
     jars: PathBuf,
 }
 
@@ -50,6 +53,7 @@ impl Peer {
         let settings: Vec<_> = POSTGRES.iter().copied().chain([("wal_level", "logical")]).collect();
         Ok(Self {
             postgres: Postgres::start(&home, &settings).await?,
+            java: find_java()?,
             jars: fetch().await?,
         })
     }
@@ -79,7 +83,7 @@ impl Peer {
 
         let look = Topic::new(stack, &topic)?;
         let (cpu, wal) = (Cpu::now()?, wal(&mut connection).await?);
-        let mut server = Server::start(&self.jars, &self.settings(stack, &topic), stack)?;
+        let mut server = Server::start(&self.java, &self.jars, &self.settings(stack, &topic))?;
         drain::wait_for(&look, count, || server.check()).await?;
         let (of_server, cpu) = (own(server.0.id())?, Cpu::now()? - cpu);
         let wal = self::wal(&mut connection).await? - wal;
@@ -91,6 +95,17 @@ impl Peer {
             ..cpu
         };
         let sample = drain::sample(&look, (0, count), false, cpu, wal)?;
+        let (value, headers) = look.one()?;
+        if value != payload().as_bytes()
+            || !["id", "ce_subject"]
+                .iter()
+                .all(|name| headers.contains(&(*name).into()))
+        {
+            bail!(
+                "Debezium Server sends something else: {}, {headers:?}",
+                String::from_utf8_lossy(&value)
+            );
+        }
         connection.close().await?;
         self.forget(&mut admin).await?;
         stack.delete_topic(&topic).await?;
@@ -174,14 +189,14 @@ async fn wal(connection: &mut PgConnection) -> Result<f64> {
 struct Server(Child);
 
 impl Server {
-    fn start(jars: &Path, settings: &str, stack: &Stack) -> Result<Self> {
+    fn start(java: &Path, jars: &Path, settings: &str) -> Result<Self> {
         let directory = root().join(".dev/bench/debezium");
         fs::create_dir_all(directory.join("config"))?;
         fs::write(directory.join("config/application.properties"), settings)?;
         let log = File::create(directory.join("log"))?;
         let runner = format!("debezium-server-dist-{VERSION}-runner.jar");
         let path = [runner.as_str(), "config/lib", "lib/*"].map(|part| jars.join(part).display().to_string());
-        let child = Command::new(stack.libs.java())
+        let child = Command::new(java)
             .arg("-cp")
             .arg(path.join(":"))
             .arg("io.debezium.server.Main")
@@ -209,6 +224,31 @@ impl Drop for Server {
         let _ = self.0.wait();
         forget_ended(&self.0);
     }
+}
+
+/// A Java that it runs on; newer than the one that Kafka needs.
+fn find_java() -> Result<PathBuf> {
+    let of_home = env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin/java"));
+    let installed = fs::read_dir("/usr/lib/jvm").into_iter().flatten().flatten();
+    let installed = installed.map(|entry| entry.path().join("bin/java"));
+    let is_new_enough = |java: &PathBuf| {
+        let printed = Command::new(java).arg("--version").output();
+        let printed = printed.map_or_else(
+            |_| String::new(),
+            |output| String::from_utf8_lossy(&output.stdout).into(),
+        );
+        let major = printed
+            .split([' ', '.'])
+            .nth(1)
+            .and_then(|major| major.parse::<u32>().ok());
+        major.is_some_and(|major| major >= OLDEST_JAVA)
+    };
+    of_home
+        .into_iter()
+        .chain(["java".into()])
+        .chain(installed)
+        .find(is_new_enough)
+        .with_context(|| format!("Debezium Server {VERSION} needs Java {OLDEST_JAVA} or newer: set JAVA_HOME"))
 }
 
 /// Where its jars are; from Maven Central, the first time.

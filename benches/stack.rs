@@ -57,8 +57,6 @@ pub struct Stack {
     pub postgres: Postgres,
     pub redis: RedisServer,
     pub kafka: KafkaBroker,
-    /// Where its jars and its Java are.
-    pub libs: KafkaLibs,
     names: AtomicU32,
     /// Full tables, of which every drain gets a copy.
     backlogs: Mutex<BTreeMap<(Kind, i64), Database>>,
@@ -91,7 +89,6 @@ impl Stack {
             postgres,
             redis,
             kafka,
-            libs,
             names: AtomicU32::new(0),
             backlogs: Mutex::default(),
         };

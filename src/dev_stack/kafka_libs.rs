@@ -52,11 +52,6 @@ impl KafkaLibs {
         std::env::var_os("KAFKA_HOME").is_some() || cache.join(jars()).is_dir()
     }
 
-    /// The Java that runs them.
-    pub fn java(&self) -> &Path {
-        &self.java
-    }
-
     /// A program of Kafka's, such as `org.apache.kafka.tools.consumer.ConsoleConsumer`, for its arguments to be added.
     pub fn tool(&self, class: &str) -> Command {
         let mut command = Command::new(&self.java);
