@@ -261,7 +261,7 @@ fn listeners(node: Node, beside: &Beside, secured: Option<(u16, u16)>) -> String
         let name = format!("PROXIED{number}");
         listening.push(at(&name, *port));
         advertised.push(at(&name, *proxy));
-        protocols += &format!(",{name}:PLAINTEXT");
+        protocols.extend([",", &name, ":PLAINTEXT"]);
     }
     listening.push(at("CONTROLLER", node.controller_port));
     format!(

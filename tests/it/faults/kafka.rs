@@ -200,6 +200,9 @@ async fn f34_a_producer_that_met_a_fatal_error_is_built_again_and_repeats_nothin
         .set("relay.lease", "2s");
     let someone = Someone::new(&stage, 20).await;
     let app = stage.app().await;
+    let mut requests = someone.accepted(&app, 1).await;
+    // Its producer is there.
+    stage.drained().await;
     let load = someone.load(&app, 4);
     let installation: Uuid = sqlx::query_scalar("select installation_id from installation")
         .fetch_one(&stage.pool)
@@ -207,6 +210,7 @@ async fn f34_a_producer_that_met_a_fatal_error_is_built_again_and_repeats_nothin
         .expect("the installation");
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(500)).await;
+        let before = newest_fence(&stage).await;
         // Somebody with our transactional id fences our producer: that is fatal for it.
         let (brokers, id) = (
             stage.servers().kafka.bootstrap(),
@@ -220,7 +224,6 @@ async fn f34_a_producer_that_met_a_fatal_error_is_built_again_and_repeats_nothin
                 .expect("a producer");
             producer.init_transactions(PATIENCE).expect("transactions");
         });
-        let before = newest_fence(&stage).await;
         fence.await.expect("a task");
         eventually("another term begins", PATIENCE, async || {
             let now = newest_fence(&stage).await;
@@ -232,7 +235,7 @@ async fn f34_a_producer_that_met_a_fatal_error_is_built_again_and_repeats_nothin
         })
         .await;
     }
-    let requests = load.stop().await;
+    requests.extend(load.stop().await);
     stage.drained().await;
     let kept = History::gather(&stage, requests).await.kept();
     println!("{kept:?}");

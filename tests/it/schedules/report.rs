@@ -13,6 +13,8 @@ const END: &str = "<!-- schedules: end -->";
 #[derive(Debug, Default)]
 pub struct Tally {
     first_seed: u64,
+    /// What was run, though another one is checked out meanwhile.
+    commit: String,
     pub schedules: usize,
     faults: usize,
     jobs: usize,
@@ -26,6 +28,7 @@ impl Tally {
     pub fn new(first_seed: u64) -> Self {
         Self {
             first_seed,
+            commit: commit(),
             ..Self::default()
         }
     }
@@ -48,7 +51,7 @@ impl Tally {
         format!(
             "| {}–{last} | {date} | {} | {} | {} | {} | {} | {} | {} | {} | {:.0} min |",
             self.first_seed,
-            commit(),
+            self.commit,
             self.schedules,
             self.faults,
             self.jobs,

@@ -26,6 +26,8 @@ pub use check::{Kept, Violation};
 
 use super::{Record, Stage};
 
+/// For what was acknowledged to be seen by every consumer.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(20);
 /// `relay.window`'s default.
 const WINDOW: usize = 16_384;
 
@@ -177,23 +179,24 @@ impl History {
             .fetch_all(pool)
             .await
             .expect("replays");
+        let rows: BTreeMap<i64, Row> = rows
+            .into_iter()
+            .map(|(id, event_id, job_id, key, replay_of, replay_id)| {
+                let row = Row {
+                    event_id,
+                    job_id,
+                    key,
+                    replay_of,
+                    replay_id,
+                };
+                (id, row)
+            })
+            .collect();
         Self {
             requests,
-            records: stage.records_now().await,
+            records: all_visible(stage, rows.len() - dead.len()).await,
+            rows,
             jobs: jobs.into_iter().collect(),
-            rows: rows
-                .into_iter()
-                .map(|(id, event_id, job_id, key, replay_of, replay_id)| {
-                    let row = Row {
-                        event_id,
-                        job_id,
-                        key,
-                        replay_of,
-                        replay_id,
-                    };
-                    (id, row)
-                })
-                .collect(),
             dead: dead.into_iter().collect(),
             pending,
             checkpoints: checkpoints
@@ -240,6 +243,21 @@ impl Request {
             Outcome::Accepted(job) => Some(job),
             _ => None,
         }
+    }
+}
+
+/// The records of the topic, once there is one of each of so many rows, or after [`VISIBLE_WITHIN`] what there is. A
+/// commit is answered before its markers are in every partition, and a replica that was just made leader knows the end
+/// only when the others have told it: until then a consumer ends too early.
+async fn all_visible(stage: &Stage, rows: usize) -> Vec<Record> {
+    let give_up = Instant::now() + VISIBLE_WITHIN;
+    loop {
+        let records = stage.records_now().await;
+        let seen: HashSet<&String> = records.iter().filter_map(|r| r.headers.get("outbox-id")).collect();
+        if seen.len() >= rows || Instant::now() > give_up {
+            return records;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
