@@ -29,6 +29,7 @@ pub mod outbox;
 pub mod content;
 pub mod messages;
 
+pub mod audit;
 pub mod publish;
 pub mod relay;
 

@@ -3,6 +3,7 @@
 //! down. Data goes to standard output, messages to standard error.
 
 mod asyncapi;
+pub mod audit;
 mod completions;
 pub mod config;
 mod context;
@@ -86,6 +87,8 @@ enum Command {
     /// Look after messages that Kafka refuses for good
     #[command(subcommand)]
     Dead(dead::Args),
+    /// Compare the topic with the receipts: what is missing, repeated or foreign
+    Audit(audit::Args),
     /// Stop handing messages to Kafka, within a second; jobs are still accepted
     Pause(pause::PauseArgs),
     /// Hand messages to Kafka again
@@ -141,6 +144,7 @@ async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
         Command::Outbox(args) => outbox::run(&args, &context()?).await,
         Command::Replay(args) => replay::run(&args, &context()?).await,
         Command::Dead(args) => dead::run(&args, &context()?).await,
+        Command::Audit(args) => Box::pin(audit::run(&args, &context()?)).await,
         Command::Pause(args) => pause::pause(&args, &context()?).await,
         Command::Resume(args) => pause::resume(&args, &context()?).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, &context()?)).await,

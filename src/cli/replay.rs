@@ -9,8 +9,9 @@ use super::{
     operator::{Confirmation, Operator},
     output,
 };
-use crate::outbox::replays::{
-    self, Change, Created, NewReplay, Preview, Previewed, Replay, SelectError, Selection, Wanted, Warning,
+use crate::outbox::{
+    audits,
+    replays::{self, Change, Created, NewReplay, Preview, Previewed, Replay, SelectError, Selection, Wanted, Warning},
 };
 
 /// Send messages again.
@@ -54,9 +55,9 @@ pub struct ChangeArgs {
 /// What to replay, and how.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("named").multiple(true).args(["job", "id"])
-    .conflicts_with_all(["from", "to", "key", "draft", "user", "dead_group"])))]
+    .conflicts_with_all(["from", "to", "key", "draft", "user", "dead_group", "missing"])))]
 #[command(group(clap::ArgGroup::new("any").multiple(true).required(true)
-    .args(["job", "id", "from", "to", "key", "draft", "user", "dead_group"])))]
+    .args(["job", "id", "from", "to", "key", "draft", "user", "dead_group", "missing"])))]
 pub struct CreateArgs {
     /// The first message of this job; may be repeated
     #[arg(long, value_name = "UUID")]
@@ -82,6 +83,9 @@ pub struct CreateArgs {
     /// Unresolved dead letters of this class
     #[arg(long, value_name = "CLASS")]
     dead_group: Option<String>,
+    /// Exactly what the last audit found missing in the topic; a second time nothing is started for the same audit
+    #[arg(long, conflicts_with_all = ["from", "to", "key", "draft", "user", "dead_group"])]
+    missing: bool,
     /// Why: it is recorded
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -156,7 +160,7 @@ fn print(context: &Context, replay: &Replay) -> Result<(), CliError> {
 }
 
 impl CreateArgs {
-    fn selection(&self) -> Result<Selection, CliError> {
+    async fn selection(&self, conn: &mut PgConnection) -> Result<Selection, CliError> {
         if self.reason.trim().is_empty() {
             return Err(CliError::Usage("--reason is empty: say why".to_owned()));
         }
@@ -170,13 +174,24 @@ impl CreateArgs {
             user: self.user,
             dead_group: self.dead_group.clone(),
         };
+        if self.missing {
+            let audit = audits::read_last_audit(conn)
+                .await?
+                .ok_or_else(|| CliError::NotFound("there was no audit yet: run `dispatcher audit`".to_owned()))?;
+            eprintln!(
+                "the last audit, of {}, found {} messages missing",
+                audit.started_at, audit.counts.missing
+            );
+            return Ok(Selection::Missing { audit: audit.id });
+        }
         wanted.selection().map_err(CliError::Usage)
     }
 }
 
 async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
-    let selection = args.selection()?;
-    if let Some(operation_id) = &args.operation_id
+    let selection = args.selection(conn).await?;
+    let operation_id = args.operation_id.clone().or_else(|| default_operation_id(&selection));
+    if let Some(operation_id) = &operation_id
         && let Some(existing) = replays::find_operation(conn, operation_id).await?
     {
         return already(&selection, &existing, context);
@@ -198,7 +213,7 @@ async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -
     args.confirmation
         .ask(context, &format!("replay {count} messages"), &count)?;
     let new = NewReplay {
-        operation_id: args.operation_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string()),
+        operation_id: operation_id.unwrap_or_else(|| Uuid::now_v7().to_string()),
         selection,
         reason: args.reason.trim().to_owned(),
         by: args.operator.actor(),
@@ -213,6 +228,14 @@ async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -
             print(context, &replay)
         }
         Created::Existing(replay) => already(&new.selection, &replay, context),
+    }
+}
+
+/// What one audit found missing is sent once.
+fn default_operation_id(selection: &Selection) -> Option<String> {
+    match selection {
+        Selection::Missing { audit } => Some(format!("missing-{audit}")),
+        Selection::Name { .. } | Selection::Window(_) | Selection::Dead { .. } => None,
     }
 }
 
@@ -323,7 +346,7 @@ impl From<SelectError> for CliError {
     fn from(error: SelectError) -> Self {
         match error {
             SelectError::Sql(error) => error.into(),
-            missing @ (SelectError::NoSuchJob(_) | SelectError::NoSuchMessage(_)) => {
+            missing @ (SelectError::NoSuchJob(_) | SelectError::NoSuchMessage(_) | SelectError::NoSuchAudit(_)) => {
                 Self::NotFound(missing.to_string())
             }
         }

@@ -1,6 +1,7 @@
 //! The outbox: an append-only log of messages, and the log of the relay's position in it.
 
 pub mod acts;
+pub mod audits;
 pub mod checkpoints;
 pub mod control;
 pub mod dead_letters;

@@ -168,6 +168,23 @@ pub fn to_multirange(ids: &Ids) -> String {
     text
 }
 
+/// The same of numbers that ascend and are too many for a set.
+pub fn multirange_of(ascending: impl IntoIterator<Item = i64>) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::from("{");
+    let mut ids = ascending.into_iter().peekable();
+    while let Some(start) = ids.next() {
+        let mut end = start + 1;
+        while ids.next_if_eq(&end).is_some() {
+            end += 1;
+        }
+        let comma = if text.len() == 1 { "" } else { "," };
+        write!(text, "{comma}[{start},{end})").expect("writing to a String cannot fail");
+    }
+    text.push('}');
+    text
+}
+
 /// Reads PostgreSQL's text of an `int8multirange`, which is always in the form `{[1,5),[7,8)}`.
 pub fn from_multirange(text: &str) -> Result<Ids, MultirangeError> {
     let error = || MultirangeError(text.chars().take(80).collect());
@@ -348,6 +365,7 @@ mod tests {
             for n in &numbers {
                 set.insert(*n..*n + 1);
             }
+            prop_assert_eq!(multirange_of(numbers), to_multirange(&set));
             prop_assert_eq!(from_multirange(&to_multirange(&set)).unwrap(), set);
         }
     }

@@ -353,7 +353,7 @@ pub async fn find_same_key(conn: &mut PgConnection, id: i64, key: Uuid) -> sqlx:
 
 /// The ids between which all rows of a time span lie: by bisection along the primary key, so that neither
 /// end costs a scan.
-async fn bound_ids(
+pub(super) async fn bound_ids(
     conn: &mut PgConnection,
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
     client::DefaultClientContext,
     config::FromClientConfig,
     error::KafkaError,
+    types::RDKafkaErrorCode,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +21,21 @@ const REFRESH_EVERY: Duration = Duration::from_secs(10);
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// For one answer of the brokers.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a topic deletes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Records younger than this are not deleted for their age (`retention.ms`); none: no record is.
+    pub kept_for: Option<TimeDelta>,
+    /// The oldest records are deleted when there are too many bytes (`retention.bytes`).
+    pub by_size: bool,
+    /// Of several records of a key, only the last is sure to stay (`cleanup.policy`).
+    pub compacted: bool,
+}
+
+fn value<'a>(settings: &'a ConfigResource, name: &str) -> Option<&'a str> {
+    settings.get(name).and_then(|entry| entry.value.as_deref())
+}
 
 /// Asks the brokers about the topic. Cheap to keep.
 pub struct TopicInspector {
@@ -43,20 +60,37 @@ impl TopicInspector {
     /// The largest record batch that the topic takes and the producer sends, in bytes. Needs the right to
     /// describe the topic's configuration.
     pub async fn record_limit(&self) -> Result<usize, KafkaError> {
+        let settings = self.describe().await?;
+        let topic_limit = value(&settings, "max.message.bytes").and_then(|v| v.parse().ok());
+        Ok(topic_limit.map_or(self.own_limit, |topic: usize| topic.min(self.own_limit)))
+    }
+
+    /// What the topic deletes by itself. Needs the same right.
+    pub async fn retention(&self) -> Result<Retention, KafkaError> {
+        let settings = self.describe().await?;
+        let number = |name: &str| value(&settings, name).and_then(|v| v.parse::<i64>().ok());
+        let policy = value(&settings, "cleanup.policy").unwrap_or("delete");
+        let deletes = policy.contains("delete");
+        Ok(Retention {
+            kept_for: number("retention.ms")
+                .filter(|ms| deletes && *ms >= 0)
+                .and_then(TimeDelta::try_milliseconds),
+            by_size: deletes && number("retention.bytes").is_some_and(|bytes| bytes >= 0),
+            compacted: policy.contains("compact"),
+        })
+    }
+
+    async fn describe(&self) -> Result<ConfigResource, KafkaError> {
         let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
         let answers = self
             .admin
             .describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options)
             .await?;
-        let topic_limit = match answers.into_iter().next() {
-            Some(Ok(resource)) => resource
-                .get("max.message.bytes")
-                .and_then(|e| e.value.as_ref())
-                .and_then(|v| v.parse().ok()),
-            Some(Err(code)) => return Err(KafkaError::AdminOp(code)),
-            None => None,
-        };
-        Ok(topic_limit.map_or(self.own_limit, |topic: usize| topic.min(self.own_limit)))
+        match answers.into_iter().next() {
+            Some(Ok(resource)) => Ok(resource),
+            Some(Err(code)) => Err(KafkaError::AdminOp(code)),
+            None => Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)),
+        }
     }
 
     /// The cluster's id. Blocks for up to five seconds; none when no broker answered.

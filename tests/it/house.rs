@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "http",
             "console",
+            "audit",
             "relay",
             "jobs",
             "outbox",
@@ -27,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("http", &["jobs", "drafts", "messages"]),
     ("console", &["http", "jobs", "outbox", "drafts", "messages"]),
+    ("audit", &["outbox", "publish"]),
     ("relay", &["outbox", "publish", "messages"]),
     ("jobs", &["outbox", "drafts", "messages"]),
     ("publish", &["outbox", "messages"]),

@@ -181,12 +181,16 @@ macro_rules! chunk {
 async fn choose_chunk(conn: &mut PgConnection, replay: &Running, limit: i64) -> sqlx::Result<Chunk> {
     // Dead letters, and ids that were named, are few among many: they need no bound on the ids looked at.
     let end = match replay.filter.0 {
-        Selection::Window(_) => replay.upper_bound.min(replay.cursor.saturating_add(SCAN_IDS)),
+        Selection::Window(_) | Selection::Missing { .. } => {
+            replay.upper_bound.min(replay.cursor.saturating_add(SCAN_IDS))
+        }
         Selection::Name { .. } | Selection::Dead { .. } => replay.upper_bound,
     };
     let p = replay.filter.params();
     let query = match replay.filter.0 {
-        Selection::Window(_) => chunk!(settled, "and m.id > $9 and m.id <= $10 order by m.id limit $11"),
+        Selection::Window(_) | Selection::Missing { .. } => {
+            chunk!(settled, "and m.id > $9 and m.id <= $10 order by m.id limit $11")
+        }
         Selection::Name { .. } => chunk!(named, "and m.id > $9 and m.id <= $10 order by m.id limit $11"),
         Selection::Dead { .. } => {
             chunk!(

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::outbox::audits::read_missing_ids;
+
 /// What an operator asks to replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "by", rename_all = "kebab-case")]
@@ -26,6 +28,11 @@ pub enum Selection {
         class: Option<String>,
         /// Only of these messages.
         window: Window,
+    },
+    /// Exactly what an audit found missing, replays included.
+    Missing {
+        /// Which audit.
+        audit: Uuid,
     },
 }
 
@@ -222,6 +229,9 @@ pub enum SelectError {
     /// Messages that were named and do not exist, or were dropped by retention.
     #[error("no such message in the outbox: {}", list(.0))]
     NoSuchMessage(Vec<i64>),
+    /// The audit was forgotten, or never was.
+    #[error("no such audit: {0}")]
+    NoSuchAudit(Uuid),
 }
 
 fn list<T: ToString>(items: &[T]) -> String {
@@ -286,7 +296,7 @@ impl Selection {
 
     pub(super) fn params(&self) -> Params<'_> {
         match self {
-            Self::Name { .. } => Params {
+            Self::Name { .. } | Self::Missing { .. } => Params {
                 window: Window::default(),
                 dead_only: false,
                 class: None,
@@ -345,7 +355,7 @@ pub async fn summarize(conn: &mut PgConnection, selection: &Selection) -> Result
     let p = selection.params();
     let query = match selection {
         Selection::Name { .. } => count!(named),
-        Selection::Window(_) | Selection::Dead { .. } => count!(settled),
+        Selection::Window(_) | Selection::Dead { .. } | Selection::Missing { .. } => count!(settled),
     };
     let c: Counted = sqlx::query_as(query)
         .persistent(false)
@@ -383,6 +393,10 @@ async fn candidates(conn: &mut PgConnection, selection: &Selection) -> Result<St
         }
         Selection::Dead { ids, .. } if !ids.is_empty() => Some(ids.clone()),
         Selection::Dead { .. } | Selection::Window(_) => None,
+        Selection::Missing { audit } => {
+            let missing = read_missing_ids(conn, *audit).await?;
+            return missing.ok_or(SelectError::NoSuchAudit(*audit));
+        }
     };
     let Some(ids) = named else {
         // Settled means committed: no row shows up later in this set.
@@ -465,7 +479,7 @@ pub async fn preview_replay(conn: &mut PgConnection, selection: &Selection) -> R
     let look_to = summary.frozen.lower.saturating_add(LATER_IDS);
     let query = match selection {
         Selection::Name { .. } => look!(named),
-        Selection::Window(_) | Selection::Dead { .. } => look!(settled),
+        Selection::Window(_) | Selection::Dead { .. } | Selection::Missing { .. } => look!(settled),
     };
     let looked: Looked = sqlx::query_as(query)
         .persistent(false)

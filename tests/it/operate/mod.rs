@@ -1,5 +1,6 @@
 //! The operators' commands, each against real data: what it prints, what it changes, how it exits.
 
+mod audit;
 mod dead_letters;
 mod doctor;
 mod pause;

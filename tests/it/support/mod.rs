@@ -30,6 +30,7 @@ pub mod rig;
 pub mod s3;
 pub mod stage;
 pub mod token;
+pub mod topics;
 
 pub use app::App;
 pub use records::Record;

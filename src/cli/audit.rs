@@ -1,0 +1,170 @@
+//! `dispatcher audit`: is everything in the topic that the receipts say, and nothing else?
+
+use std::io::Write as _;
+
+use chrono::{DateTime, Utc};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{CliError, Context, Format, operator::Operator, output};
+use crate::{
+    audit::{self, AuditError, Report, Request},
+    config::Delivery,
+    outbox::{
+        audits::{Audit, Finding, Range},
+        installation,
+    },
+    publish::reader::ReadError,
+};
+
+/// Compare the topic with the receipts: what is missing, repeated or foreign
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Messages written at this time or later, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    from: Option<DateTime<Utc>>,
+    /// Messages written before this time, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    to: Option<DateTime<Utc>>,
+    #[command(flatten)]
+    operator: Operator,
+}
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Audited<'a> {
+    #[serde(flatten)]
+    audit: &'a Audit,
+    /// Nothing is wrong.
+    clean: bool,
+    /// The first of each kind.
+    findings: &'a [Finding],
+}
+
+const COLUMNS: [&str; 15] = [
+    "id",
+    "topic",
+    "from",
+    "to",
+    "started_at",
+    "finished_at",
+    "receipts",
+    "records",
+    "in_place",
+    "expired",
+    "made_good",
+    "missing",
+    "repeated",
+    "foreign",
+    "forgotten",
+];
+const FINDING_COLUMNS: [&str; 5] = ["kind", "partition", "offset", "outbox_id", "event_id"];
+
+pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from >= to
+    {
+        return Err(CliError::Usage(format!("--from {from} is not before --to {to}")));
+    }
+    let kafka = &context.config.kafka;
+    let (mut receipts, mut rows) = (context.database().await?, context.database().await?);
+    let bar = ProgressBar::no_length().with_style(
+        ProgressStyle::with_template("{bar:40} {percent:>3}% of {len} offsets, {per_sec}, {eta} left")
+            .expect("the template is well-formed"),
+    );
+    let request = Request {
+        kafka,
+        range: Range {
+            from: args.from,
+            to: args.to,
+        },
+        by: &args.operator.actor().name,
+    };
+    let report = audit::run(&request, &mut receipts, &mut rows, |passed, total| {
+        bar.set_length(total);
+        bar.set_position(passed);
+    })
+    .await;
+    bar.finish_and_clear();
+    let report = report?;
+    let known = installation::read(&mut rows).await?;
+    if let Err(other) = known.check(&kafka.topic, report.audit.cluster_id.as_deref()) {
+        eprintln!("warning: {other}");
+    }
+    for caveat in &report.caveats {
+        eprintln!("warning: {caveat}");
+    }
+    let wrong = wrongs(&report.audit, context.config.relay.delivery);
+    print(context, &report, wrong.is_empty())?;
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    if report.audit.counts.missing > 0 {
+        eprintln!("to send what is missing again: dispatcher replay create --missing --reason TEXT");
+    }
+    Err(CliError::FoundWrong(wrong.join(", ")))
+}
+
+/// What is not as the promise says. A repeat is allowed where delivery is at least once.
+fn wrongs(audit: &Audit, delivery: Delivery) -> Vec<String> {
+    let counts = &audit.counts;
+    let mut wrong = Vec::new();
+    if counts.missing > 0 {
+        wrong.push(format!("{} acknowledged messages are missing", counts.missing));
+    }
+    if counts.repeated > 0 && delivery == Delivery::ExactlyOnce {
+        wrong.push(format!("{} records are repeated", counts.repeated));
+    }
+    if counts.foreign > 0 {
+        wrong.push(format!("{} records are not of this outbox", counts.foreign));
+    }
+    wrong
+}
+
+fn print(context: &Context, Report { audit, findings, .. }: &Report, clean: bool) -> Result<(), CliError> {
+    let audited = Audited { audit, clean, findings };
+    match context.output {
+        Format::Json => output::one(Format::Json, &[], &audited),
+        // The findings a line each, and last the whole as it is without them.
+        Format::Ndjson => {
+            output::rows(Format::Ndjson, &[], findings)?;
+            output::one(
+                Format::Ndjson,
+                &[],
+                &Audited {
+                    findings: &[],
+                    ..audited
+                },
+            )
+        }
+        Format::Table => {
+            output::one(Format::Table, &COLUMNS, &audited)?;
+            if findings.is_empty() {
+                return Ok(());
+            }
+            writeln!(std::io::stdout(), "\nfindings:")?;
+            output::rows(Format::Table, &FINDING_COLUMNS, findings)?;
+            let counts = &audit.counts;
+            let found = counts.missing + counts.repeated + counts.foreign;
+            if found > findings.len() as i64 {
+                eprintln!("{} of {found} findings are shown", findings.len());
+            }
+            Ok(())
+        }
+    }
+}
+
+impl From<AuditError> for CliError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Sql(error) => error.into(),
+            AuditError::Topic(error @ ReadError::NoTopic(_)) => Self::NotFound(error.to_string()),
+            AuditError::Topic(error @ (ReadError::Kafka(_) | ReadError::Stalled)) => Self::Unreachable(format!(
+                "the topic cannot be read: {error}; `dispatcher doctor` says what keeps it from being"
+            )),
+            AuditError::Topic(error @ (ReadError::Undecided { .. } | ReadError::Cancelled)) => {
+                Self::Failed(anyhow::anyhow!("the topic was not read to its end: {error}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Reading the topic itself, from one offset to another: for the tail of a start, and for an audit.
+
+use std::{
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use rdkafka::{
+    ClientContext, Message, Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+    types::RDKafkaErrorCode,
+};
+use uuid::Uuid;
+
+use super::client::base_config;
+use crate::config;
+
+/// For one answer of the brokers.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A log of which nothing arrives for so long is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an open transaction to be ended.
+const DECIDED_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks whether a transaction has been ended.
+const DECIDED_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Between two looks at whether the caller has given up.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Why the topic could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The brokers' answer, or that there was none.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// Nothing arrived for a long time.
+    #[error("nothing of the topic arrived within {} s", STALL_TIMEOUT.as_secs())]
+    Stalled,
+    /// A transaction, ours or somebody else's, stays open.
+    #[error(
+        "partition {partition} has an open transaction at offset {stable}, before its end at {high}: \
+         `kafka-transactions.sh find-hanging` names it"
+    )]
+    Undecided {
+        /// Of the topic.
+        partition: i32,
+        /// Where it begins.
+        stable: i64,
+        /// The high watermark.
+        high: i64,
+    },
+    /// The topic has no partitions, as far as the broker knows.
+    #[error("the topic {0:?} does not exist: create it, with the partitions that you need")]
+    NoTopic(String),
+    /// The caller gave up.
+    #[error("given up")]
+    Cancelled,
+}
+
+/// That a partition is read to its end is news for us, and not for the log.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "reader of the topic");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// What is retained of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retained {
+    /// The log begins here.
+    pub low: i64,
+    /// The high watermark: what was acknowledged lies below it.
+    pub high: i64,
+}
+
+/// A part of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Of the topic.
+    pub partition: i32,
+    /// The first offset.
+    pub begin: i64,
+    /// The first offset that does not belong to it.
+    pub end: i64,
+}
+
+/// Reads committed records of the topic, without a group. All calls block; `cancel` ends them.
+pub struct TopicReader<'a> {
+    committed: BaseConsumer<Quiet>,
+    of_the_log: BaseConsumer<Quiet>,
+    topic: &'a str,
+    cancel: &'a AtomicBool,
+}
+
+impl<'a> TopicReader<'a> {
+    /// # Errors
+    /// When a setting in `kafka.properties` is refused by librdkafka.
+    pub fn new(kafka: &'a config::Kafka, cancel: &'a AtomicBool) -> Result<Self, ReadError> {
+        let mut c = base_config(kafka);
+        c.set("group.id", "image-job-dispatcher-reader") // librdkafka asks for one; it is never joined
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", "10")
+            .set("queued.min.messages", "10000")
+            .set("queued.max.messages.kbytes", "16384");
+        let committed = BaseConsumer::from_config_and_context(&c, Quiet)?;
+        c.set("isolation.level", "read_uncommitted");
+        Ok(Self {
+            committed,
+            of_the_log: BaseConsumer::from_config_and_context(&c, Quiet)?,
+            topic: &kafka.topic,
+            cancel,
+        })
+    }
+
+    /// How many partitions the topic has.
+    pub fn count_partitions(&self) -> Result<i32, ReadError> {
+        let metadata = self.committed.fetch_metadata(Some(self.topic), CALL_TIMEOUT)?;
+        match metadata.topics().first().map_or(0, |t| t.partitions().len()) {
+            0 => Err(ReadError::NoTopic(self.topic.to_owned())),
+            count => Ok(count as i32),
+        }
+    }
+
+    /// What of a partition is retained, once no transaction in it is open any more. A reader of committed records
+    /// ends in front of the first that is, and says that this is the end: what lies behind it would be missed,
+    /// committed or not (<https://issues.apache.org/jira/browse/KAFKA-10167>). Whatever is open of ours has been
+    /// ended; a coordinator that has just been elected may still be writing the markers.
+    pub fn retained(&self, partition: i32) -> Result<Retained, ReadError> {
+        let (low, high) = self.of_the_log.fetch_watermarks(self.topic, partition, CALL_TIMEOUT)?;
+        let give_up = Instant::now() + DECIDED_TIMEOUT;
+        loop {
+            self.go_on()?;
+            // For such a reader, the broker answers with the last stable offset.
+            let (_, stable) = self.committed.fetch_watermarks(self.topic, partition, CALL_TIMEOUT)?;
+            if stable >= high {
+                return Ok(Retained { low, high });
+            }
+            if Instant::now() >= give_up {
+                return Err(ReadError::Undecided {
+                    partition,
+                    stable,
+                    high,
+                });
+            }
+            std::thread::sleep(DECIDED_LOOK_EVERY);
+        }
+    }
+
+    /// The first offset whose record is not older than `at`; none: all are.
+    pub fn offset_at(&self, partition: i32, at: DateTime<Utc>) -> Result<Option<i64>, ReadError> {
+        let mut times = TopicPartitionList::new();
+        times.add_partition_offset(self.topic, partition, Offset::Offset(at.timestamp_millis()))?;
+        let offsets = self.committed.offsets_for_times(times, CALL_TIMEOUT)?;
+        let found = offsets.find_partition(self.topic, partition);
+        Ok(found.and_then(|p| match p.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
+    /// Reads all spans, each at most to the end of its partition, and calls `each` for every record until it breaks.
+    /// Records of one partition come in the order of their offsets. Spans of one partition, and empty ones, are the
+    /// caller's mistake.
+    pub fn read(
+        &self,
+        spans: &[Span],
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let mut assignment = TopicPartitionList::new();
+        for span in spans {
+            assignment.add_partition_offset(self.topic, span.partition, Offset::Offset(span.begin))?;
+        }
+        self.committed.assign(&assignment)?;
+        let mut open: Vec<(i32, i64)> = spans.iter().map(|s| (s.partition, s.end)).collect();
+        let mut last_news = Instant::now();
+        while !open.is_empty() {
+            self.go_on()?;
+            match self.committed.poll(POLL) {
+                None if last_news.elapsed() > STALL_TIMEOUT => return Err(ReadError::Stalled),
+                None => continue,
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.close(&mut open, partition)?,
+                // The client mends its connections by itself, and needs no group: the stall decides.
+                Some(Err(KafkaError::MessageConsumption(code))) if is_of_the_client(code) => {
+                    if last_news.elapsed() > STALL_TIMEOUT {
+                        return Err(KafkaError::MessageConsumption(code).into());
+                    }
+                    continue;
+                }
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(message)) => {
+                    let partition = message.partition();
+                    // None: what was fetched before the partition was closed.
+                    if let Some((_, end)) = open.iter().find(|(open, _)| *open == partition) {
+                        let (inside, last) = (message.offset() < *end, message.offset() + 1 >= *end);
+                        if inside && each(&message).is_break() {
+                            return Ok(());
+                        }
+                        if last {
+                            self.close(&mut open, partition)?;
+                        }
+                    }
+                }
+            }
+            last_news = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// A partition is read to its end once: what is appended later belongs to nobody's question.
+    fn close(&self, open: &mut Vec<(i32, i64)>, partition: i32) -> Result<(), ReadError> {
+        if let Some(at) = open.iter().position(|(open, _)| *open == partition) {
+            open.swap_remove(at);
+            let mut done = TopicPartitionList::new();
+            done.add_partition(self.topic, partition);
+            self.committed.pause(&done)?;
+        }
+        Ok(())
+    }
+
+    fn go_on(&self) -> Result<(), ReadError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(ReadError::Cancelled);
+        }
+        Ok(())
+    }
+}
+
+/// Errors of a connection, or of a group that is never joined; not of a partition that is read.
+fn is_of_the_client(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as E;
+    matches!(
+        code,
+        E::BrokerTransportFailure
+            | E::AllBrokersDown
+            | E::Resolve
+            | E::OperationTimedOut
+            | E::CoordinatorNotAvailable
+            | E::NotCoordinator
+            | E::CoordinatorLoadInProgress
+            | E::GroupAuthorizationFailed
+    )
+}
+
+/// The headers `outbox-id` and `ce_id`; none: missing or malformed.
+pub fn identify(message: &BorrowedMessage<'_>) -> (Option<i64>, Option<Uuid>) {
+    let (mut outbox_id, mut event_id) = (None, None);
+    for header in message.headers().into_iter().flat_map(Headers::iter) {
+        let text = || header.value.and_then(|v| std::str::from_utf8(v).ok());
+        match header.key {
+            "outbox-id" => outbox_id = text().and_then(|t| t.parse().ok()),
+            "ce_id" => event_id = text().and_then(|t| Uuid::parse_str(t).ok()),
+            _ => {}
+        }
+    }
+    (outbox_id, event_id)
+}
