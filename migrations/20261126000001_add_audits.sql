@@ -34,3 +34,10 @@ create table outbox_audit_findings (
     event_id    uuid,                        -- ce_id; null: the record has none
     primary key (audit_id, number)
 );
+
+-- Why publishing halts although Kafka answers: shown by `outbox stats` and `doctor`.
+alter table installation
+    add column halt_reason  text,            -- null: it does not halt
+    add column halted_since timestamptz,     -- null: as above
+    add column log_lost     boolean not null default false; -- the log ended below what was acknowledged: goes on only
+                                                            --   by `resume --accept-identity`

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::outbox::{
     control::{Pause, Paused, Resumed, pause_relay, resume_relay},
-    installation::accept_identity,
+    installation::{Halt, accept_identity},
 };
 
 /// Stop handing messages to Kafka, within a second; jobs are still accepted
@@ -30,7 +30,8 @@ pub struct PauseArgs {
 /// Hand messages to Kafka again
 #[derive(Debug, clap::Args)]
 pub struct ResumeArgs {
-    /// Also accept that there is another cluster or topic behind the configured names than before
+    /// Also accept that there is another cluster or topic behind the configured names than before, or that the topic
+    /// has lost what it acknowledged
     #[arg(long)]
     accept_identity: bool,
     #[command(flatten)]
@@ -60,6 +61,8 @@ struct ResumeOutcome {
     /// The Kafka log that was forgotten, with `--accept-identity`.
     forgotten_topic: Option<String>,
     forgotten_cluster_id: Option<String>,
+    /// The halt that ended, with `--accept-identity`; null: publishing did not halt.
+    was_halted: Option<Halt>,
 }
 
 pub(super) async fn pause(args: &PauseArgs, context: &Context) -> Result<(), CliError> {
@@ -95,7 +98,7 @@ pub(super) async fn pause(args: &PauseArgs, context: &Context) -> Result<(), Cli
 
 pub(super) async fn resume(args: &ResumeArgs, context: &Context) -> Result<(), CliError> {
     let mut conn = context.database().await?;
-    let mut forgotten = (None, None);
+    let (mut forgotten, mut was_halted) = ((None, None), None);
     if args.accept_identity {
         let what = "forget which Kafka cluster and topic the outbox was written to";
         args.confirmation.ask(context, what, "yes")?;
@@ -106,6 +109,7 @@ pub(super) async fn resume(args: &ResumeArgs, context: &Context) -> Result<(), C
     let mut tx = conn.begin().await?;
     if args.accept_identity {
         let known = accept_identity(&mut tx, &actor).await?;
+        was_halted = known.halt();
         forgotten = (known.topic, known.cluster_id);
     }
     let was = resume_relay(&mut tx, &actor).await?;
@@ -125,6 +129,7 @@ pub(super) async fn resume(args: &ResumeArgs, context: &Context) -> Result<(), C
         was,
         forgotten_topic: forgotten.0,
         forgotten_cluster_id: forgotten.1,
+        was_halted,
     };
     output::one(context.output, &["paused", "changed"], &outcome)
 }

@@ -1,6 +1,9 @@
 //! Which log this installation writes to. Another cluster or topic behind the same address (a restore, a
-//! blue/green switch) halts publishing until an operator accepts it.
+//! blue/green switch), or a log that has lost what it acknowledged (a topic made again, an unclean election), halts
+//! publishing until an operator accepts it.
 
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -16,6 +19,53 @@ pub struct Installation {
     pub topic: Option<String>,
     /// Kafka's cluster id at that time.
     pub cluster_id: Option<String>,
+    /// Why publishing halts.
+    pub halt_reason: Option<String>,
+    /// Since when it does.
+    pub halted_since: Option<DateTime<Utc>>,
+    /// It halts until an operator accepts that the log has lost what it acknowledged.
+    pub log_lost: bool,
+}
+
+/// Publishing halts although Kafka answers. Accepting goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Halt {
+    /// What was found, and what to do.
+    pub reason: String,
+    /// By PostgreSQL's clock.
+    pub since: DateTime<Utc>,
+}
+
+/// A partition ends below what was acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "partition {partition} of the topic ends at offset {end}, and everything below {acknowledged} was acknowledged: \
+     the topic was made again or its log was cut; publishing waits; see what is missing with `dispatcher audit`, then \
+     run `dispatcher resume --accept-identity`"
+)]
+pub struct LogLost {
+    /// Of the topic.
+    pub partition: i32,
+    /// Where it ends, or where a new record was put; 0: it does not exist any more.
+    pub end: i64,
+    /// The next offset that was recorded.
+    pub acknowledged: i64,
+}
+
+/// Does each partition (`ends`: its high watermark) reach up to the recorded next offset? Where none is known (-1),
+/// nothing is asked.
+pub fn check_log(next_offsets: &[i64], ends: &[i64]) -> Result<(), LogLost> {
+    for (partition, acknowledged) in next_offsets.iter().copied().enumerate() {
+        let end = ends.get(partition).copied().unwrap_or(0);
+        if end < acknowledged {
+            return Err(LogLost {
+                partition: partition as i32,
+                end,
+                acknowledged,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The broker is not the one that was recorded.
@@ -30,6 +80,14 @@ pub struct OtherIdentity {
 }
 
 impl Installation {
+    /// Why publishing halts, if it does.
+    pub fn halt(&self) -> Option<Halt> {
+        Some(Halt {
+            reason: self.halt_reason.clone()?,
+            since: self.halted_since?,
+        })
+    }
+
     /// Kafka's `transactional.id` of every leader: whoever initialises it ends what another left open.
     pub fn transactional_id(&self, topic: &str) -> String {
         format!("{topic}.{}", self.installation_id)
@@ -55,16 +113,19 @@ impl Installation {
 
 /// Reads it.
 pub async fn read(conn: &mut PgConnection) -> sqlx::Result<Installation> {
-    sqlx::query_as("select installation_id, topic, cluster_id from installation")
+    sqlx::query_as("select installation_id, topic, cluster_id, halt_reason, halted_since, log_lost from installation")
         .fetch_one(conn)
         .await
 }
 
-/// Records what was seen, where nothing was recorded.
+/// Records what was seen, where nothing was recorded, and that publishing goes on. The next offsets have to be
+/// recorded before: those of another log would halt the next start.
 pub async fn record(conn: &mut PgConnection, topic: &str, cluster_id: Option<&str>) -> sqlx::Result<()> {
     sqlx::query(
-        "update installation set topic = coalesce(topic, $1), cluster_id = coalesce(cluster_id, $2)
-         where topic is null or (cluster_id is null and $2 is not null)",
+        "update installation
+         set topic = coalesce(topic, $1), cluster_id = coalesce(cluster_id, $2), halt_reason = null, halted_since = null
+         where not log_lost
+           and (topic is null or (cluster_id is null and $2 is not null) or halt_reason is not null)",
     )
     .bind(topic)
     .bind(cluster_id)
@@ -73,14 +134,36 @@ pub async fn record(conn: &mut PgConnection, topic: &str, cluster_id: Option<&st
     .map(|_| ())
 }
 
-/// Forgets the recorded identity: the next start records what it sees. The position's offsets belong to the
-/// old log; the tail read notices that they are out of range, or begins by time. Returns what was recorded.
+/// Records why publishing halts. With `log_lost` only [`accept_identity`] ends it.
+pub async fn halt(conn: &mut PgConnection, reason: &str, log_lost: bool) -> sqlx::Result<()> {
+    sqlx::query(
+        "update installation
+         set halt_reason = $1, halted_since = coalesce(halted_since, clock_timestamp()), log_lost = $2
+         where not log_lost and halt_reason is distinct from $1",
+    )
+    .bind(reason)
+    .bind(log_lost)
+    .execute(conn)
+    .await
+    .map(|_| ())
+}
+
+/// Forgets the recorded identity and a halt: the next start records what it sees. The position's offsets belong to
+/// the old log: that start does not read from them, and does not ask that the log reaches up to them. Returns what was
+/// recorded.
 pub async fn accept_identity(conn: &mut PgConnection, actor: &Actor) -> sqlx::Result<Installation> {
     let known = read(&mut *conn).await?;
-    sqlx::query("update installation set topic = null, cluster_id = null")
-        .execute(&mut *conn)
-        .await?;
-    let detail = json!({"forgotten_topic": known.topic, "forgotten_cluster_id": known.cluster_id});
+    sqlx::query(
+        "update installation
+         set topic = null, cluster_id = null, halt_reason = null, halted_since = null, log_lost = false",
+    )
+    .execute(&mut *conn)
+    .await?;
+    let detail = json!({
+        "forgotten_topic": known.topic,
+        "forgotten_cluster_id": known.cluster_id,
+        "was_halted": known.halt(),
+    });
     record_act(conn, actor, Act::AcceptIdentity, "installation", detail, None).await?;
     Ok(known)
 }
@@ -95,6 +178,9 @@ mod tests {
             installation_id: Uuid::nil(),
             topic: Some("image-job-topic".into()),
             cluster_id: Some("a".into()),
+            halt_reason: None,
+            halted_since: None,
+            log_lost: false,
         };
         assert!(known.check("image-job-topic", Some("a")).is_ok());
         assert!(known.check("image-job-topic", None).is_ok());
@@ -112,5 +198,21 @@ mod tests {
             ..known
         };
         assert!(fresh.check("other", Some("b")).is_ok());
+    }
+
+    #[test]
+    fn a_log_that_ends_below_what_was_acknowledged_is_lost_and_one_that_goes_on_is_not() {
+        assert_eq!(check_log(&[5, 0, -1], &[5, 7, 0]), Ok(()));
+        assert_eq!(check_log(&[], &[0, 0]), Ok(()), "nothing is known yet");
+        let lost = |partition, end, acknowledged| {
+            Err(LogLost {
+                partition,
+                end,
+                acknowledged,
+            })
+        };
+        assert_eq!(check_log(&[5, 8], &[5, 7]), lost(1, 7, 8));
+        assert_eq!(check_log(&[5, 8], &[5]), lost(1, 0, 8), "the partition is gone");
+        assert_eq!(check_log(&[5, 0, -1], &[5]), Ok(()), "nothing was in them");
     }
 }

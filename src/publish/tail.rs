@@ -7,7 +7,10 @@ use rdkafka::Message;
 use uuid::Uuid;
 
 use super::reader::{ReadError, Span, TopicReader, identify};
-use crate::config;
+use crate::{
+    config,
+    outbox::installation::{LogLost, check_log},
+};
 
 /// Where no offset is known, the tail begins so long before the oldest unsettled row was written: clocks
 /// of broker and database differ.
@@ -35,26 +38,42 @@ pub struct Tail {
     pub read: u64,
 }
 
+/// Why the tail could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TailError {
+    /// The topic cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A partition has lost what it acknowledged.
+    #[error(transparent)]
+    LogLost(#[from] LogLost),
+}
+
 /// Reads each partition from `next_offsets` to its end as it is at the call, read-committed, and calls `found` for
 /// every record that carries both our headers: `ce_id` alone would settle a replay that was never sent. Where no
-/// offset is given, or it is out of range (retention, another topic), begins an hour before `oldest_unsettled`;
-/// without that at the end. Blocks; `cancel` ends it.
+/// offset is given, or the log begins above it (retention), begins an hour before `oldest_unsettled`; without that at
+/// the end. A log that ends below a given offset has lost what it acknowledged, and is not read. Blocks; `cancel` ends
+/// it.
 pub fn read_tail(
     kafka: &config::Kafka,
     next_offsets: &[i64],
     oldest_unsettled: Option<DateTime<Utc>>,
     cancel: &AtomicBool,
     mut found: impl FnMut(Found),
-) -> Result<Tail, ReadError> {
+) -> Result<Tail, TailError> {
     let reader = TopicReader::new(kafka, cancel)?;
     let mut tail = Tail::default();
     let mut spans = Vec::new();
-    for partition in 0..reader.count_partitions()? {
-        let retained = reader.retained(partition)?;
+    let partitions = (0..reader.count_partitions()?)
+        .map(|partition| reader.retained(partition))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ends: Vec<i64> = partitions.iter().map(|retained| retained.high).collect();
+    check_log(next_offsets, &ends)?;
+    for (partition, retained) in (0_i32..).zip(partitions) {
         let known = next_offsets
             .get(partition as usize)
             .copied()
-            .filter(|o| (retained.low..=retained.high).contains(o));
+            .filter(|next| *next >= retained.low);
         let begin = match (known, oldest_unsettled) {
             (Some(offset), _) => offset,
             (None, None) => retained.high,

@@ -27,7 +27,12 @@ use uuid::Uuid;
 use crate::{
     config,
     outbox::{
-        checkpoints::CheckpointError, notifier::Notifier, record::RecordLimit, store::with_stable_plans, wake::Wake,
+        checkpoints::CheckpointError,
+        installation::{self, LogLost},
+        notifier::Notifier,
+        record::RecordLimit,
+        store::with_stable_plans,
+        wake::Wake,
     },
     telemetry::Metrics,
 };
@@ -143,6 +148,8 @@ struct Memory {
     one_at_a_time_to: i64,
     /// Of PostgreSQL, at the last start.
     timeline: Option<i32>,
+    /// An acknowledgement said that the log has lost what was acknowledged before; not recorded yet.
+    log_lost: Option<LogLost>,
 }
 
 /// Relays until `cancel`, then drains and gives the lease back. Never gives up: an error ends the term, not
@@ -174,14 +181,31 @@ pub async fn run(relay: Relay, cancel: CancellationToken) {
 
 /// One term: from standing by to whatever ends it.
 async fn term(relay: &Relay, memory: &mut Memory, cancel: &CancellationToken) -> End {
+    if let Err(error) = record_halt(relay, memory).await {
+        return error.into();
+    }
     let began = async {
         let (db, lease, lease_ends) = standby::stand_by(relay, cancel).await?;
         relay.leading.send_replace(true);
         relay.metrics.leading.set(1);
         start::start(relay, memory, db, lease, lease_ends, cancel).await
     };
-    match began.await {
+    let end = match began.await {
         Ok(started) => leader::lead(relay, memory, started, cancel).await,
         Err(end) => end,
+    };
+    match record_halt(relay, memory).await {
+        Ok(()) => end,
+        Err(error) => error.into(),
     }
+}
+
+/// Records that publishing halts, before anybody begins again: by then new records may hide what the log has lost.
+async fn record_halt(relay: &Relay, memory: &mut Memory) -> sqlx::Result<()> {
+    if let Some(lost) = &memory.log_lost {
+        let mut conn = relay.connect().await?;
+        within(installation::halt(&mut conn, &lost.to_string(), true)).await?;
+        memory.log_lost = None;
+    }
+    Ok(())
 }

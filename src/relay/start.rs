@@ -29,7 +29,7 @@ use crate::{
     publish::{
         advice::advise,
         kafka::Producer,
-        tail::{self, Found, Tail},
+        tail::{self, Found, Tail, TailError},
         topic::TopicInspector,
     },
 };
@@ -100,7 +100,11 @@ pub(super) async fn start(
         .await?;
         match opened {
             Ok(opened) => break opened,
-            Err(reason) => {
+            Err(not_opened) => {
+                if let NotOpened::Halt { reason, log_lost } = &not_opened {
+                    within(installation::halt(&mut db, reason, *log_lost)).await?;
+                }
+                let reason = not_opened.reason();
                 show_outage(relay, &mut db).await?;
                 if complained.as_ref() != Some(&reason) {
                     tracing::warn!(
@@ -124,13 +128,6 @@ pub(super) async fn start(
         }
     };
     failpoint!("relay.start.tail.after", lost);
-    within(installation::record(
-        &mut db,
-        &relay.kafka.topic,
-        tail.cluster_id.as_deref(),
-    ))
-    .await?;
-
     let mut entry = Entry {
         next_offsets: tail.tail.next_offsets.clone(),
         ..Entry::default()
@@ -147,6 +144,13 @@ pub(super) async fn start(
     failpoint!("relay.start.base.after", lost);
     lease_ends = sent_at + lease.length;
     relay.notifier.settled(&entry.changes.settled);
+    // Not before: once an identity is recorded, the log has to reach up to the recorded next offsets.
+    within(installation::record(
+        &mut db,
+        &relay.kafka.topic,
+        tail.cluster_id.as_deref(),
+    ))
+    .await?;
     tracing::info!(
         fence = lease.fence,
         tail_records = tail.tail.read,
@@ -254,11 +258,48 @@ struct ToOpen {
     passed: crate::outbox::position::Ids,
 }
 
-type Opened = Result<(Arc<Producer>, ReadTail, Vec<Found>), String>;
+/// Why Kafka's part of the start did not work.
+enum NotOpened {
+    /// Nobody's fault: it is tried again.
+    Outage(String),
+    /// It is tried again, too, and only somebody who mends or accepts it makes it work.
+    Halt {
+        reason: String,
+        /// See [`installation::halt`].
+        log_lost: bool,
+    },
+}
 
-/// Everything of the start that speaks to Kafka. The error is the reason, for people.
+impl NotOpened {
+    /// For people.
+    fn reason(self) -> String {
+        match self {
+            Self::Outage(reason) | Self::Halt { reason, .. } => reason,
+        }
+    }
+}
+
+impl From<TailError> for NotOpened {
+    fn from(error: TailError) -> Self {
+        let reason = error.to_string();
+        match error {
+            TailError::LogLost(_) => Self::Halt { reason, log_lost: true },
+            TailError::Read(_) => Self::Outage(reason),
+        }
+    }
+}
+
+type Opened = Result<(Arc<Producer>, ReadTail, Vec<Found>), NotOpened>;
+
+/// Everything of the start that speaks to Kafka.
 async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
-    let inspector = TopicInspector::new(&relay.kafka).map_err(|e| e.to_string())?;
+    if let (true, Some(halt)) = (what.known.log_lost, what.known.halt()) {
+        return Err(NotOpened::Halt {
+            reason: halt.reason,
+            log_lost: true,
+        });
+    }
+    let inspector = TopicInspector::new(&relay.kafka).map_err(|e| NotOpened::Outage(e.to_string()))?;
     if let Ok(limit) = inspector.record_limit().await {
         relay.limit.set(limit);
     }
@@ -269,41 +310,51 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
     tokio::task::spawn_blocking(move || {
         let transactional_id = what.known.transactional_id(&kafka.topic);
         let open = |transactional_id: Option<&str>| {
-            Producer::new(&kafka, window, WINDOW_BYTES, limit, transactional_id).map_err(|e| e.to_string())
+            Producer::new(&kafka, window, WINDOW_BYTES, limit, transactional_id)
+                .map_err(|e| NotOpened::Outage(e.to_string()))
         };
         let detailed = |producer: &Producer, e: &dyn std::fmt::Display| {
             with_detail(&e.to_string(), producer.reports().complaints().newest())
         };
         let transactional = ours == Delivery::ExactlyOnce;
         let producer = open(transactional.then_some(&transactional_id))?;
-        failpoint!("relay.start.producer", "a failpoint");
-        producer.warm_up().map_err(|e| detailed(&producer, &e))?;
+        failpoint!("relay.start.producer", NotOpened::Outage("a failpoint".to_owned()));
+        producer
+            .warm_up()
+            .map_err(|e| NotOpened::Outage(detailed(&producer, &e)))?;
         let cluster_id = inspector.cluster_id();
         what.known
             .check(&kafka.topic, cluster_id.as_deref())
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| NotOpened::Halt {
+                reason: e.to_string(),
+                log_lost: false,
+            })?;
         // Before the tail is read: what is open is not in it, and may be committed until it is ended here.
         let end_what_is_open = |producer: &Producer| {
             producer
                 .take_over_transactions(&cancelled)
-                .map_err(|e| format!("transactions cannot be used: {}", detailed(producer, &e)))
+                .map_err(|e| NotOpened::Outage(format!("transactions cannot be used: {}", detailed(producer, &e))))
         };
         if transactional {
-            failpoint!("relay.start.transactions.before", "a failpoint");
+            failpoint!("relay.start.transactions.before", NotOpened::Outage("a failpoint".to_owned()));
             end_what_is_open(&producer)?;
-            failpoint!("relay.start.transactions.after", "a failpoint");
+            failpoint!("relay.start.transactions.after", NotOpened::Outage("a failpoint".to_owned()));
         } else if what.left_by == Delivery::ExactlyOnce.as_str() {
             end_what_is_open(&open(Some(&transactional_id))?)?;
         }
-        failpoint!("relay.start.tail.before", "a failpoint");
+        failpoint!("relay.start.tail.before", NotOpened::Outage("a failpoint".to_owned()));
+        // The offsets of a log that nobody has seen yet, or that an operator has accepted, are not known.
+        let next_offsets = match what.known.topic {
+            Some(_) => &what.next_offsets[..],
+            None => &[],
+        };
         // One record for each id: the first appearance is the receipt.
         let mut found = HashMap::new();
-        let tail = tail::read_tail(&kafka, &what.next_offsets, what.oldest_unsettled, &cancelled, |f| {
+        let tail = tail::read_tail(&kafka, next_offsets, what.oldest_unsettled, &cancelled, |f| {
             if !what.passed.contains(&f.outbox_id) {
                 found.entry((f.outbox_id, f.event_id)).or_insert(f);
             }
-        })
-        .map_err(|e| e.to_string())?;
+        })?;
         Ok((
             Arc::new(producer),
             ReadTail { tail, cluster_id },
@@ -311,7 +362,7 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
         ))
     })
     .await
-    .unwrap_or_else(|e: JoinError| Err(e.to_string()))
+    .unwrap_or_else(|e: JoinError| Err(NotOpened::Outage(e.to_string())))
 }
 
 fn with_detail(error: &str, detail: Option<String>) -> String {

@@ -16,6 +16,7 @@ mod intake;
 mod job_events;
 mod kept_out;
 mod kills;
+mod lost_log;
 mod one_job;
 mod operate;
 mod outage;

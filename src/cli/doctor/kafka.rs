@@ -321,6 +321,13 @@ async fn check_identity(context: &Context, cluster_id: Option<&str>) -> Option<F
     let mut conn = context.database().await.ok()?;
     // While PostgreSQL or the schema is not there, its own lines say so.
     let known = installation::read(&mut conn).await.ok()?;
+    if let (true, Some(halt)) = (known.log_lost, known.halt()) {
+        return Some(Finding::fail(
+            CHECK,
+            format!("publishing halts since {}: {}", halt.since, halt.reason),
+            "run `dispatcher audit`, then `dispatcher resume --accept-identity`, then `dispatcher replay create --missing`",
+        ));
+    }
     Some(match known.check(&context.config.kafka.topic, cluster_id) {
         Ok(()) => Finding::ok(
             CHECK,

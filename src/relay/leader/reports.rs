@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Leader, handing_over::Condemned};
 use crate::{
-    outbox::checkpoints::Receipt,
+    outbox::{checkpoints::Receipt, installation::LogLost},
     publish::{
         FailureClass,
         kafka::{Placed, Refused, Report},
@@ -29,6 +29,11 @@ impl Leader<'_> {
             let Some(sent) = self.window.leave(slot) else { continue };
             match outcome {
                 Ok(placed) => {
+                    if let Some(lost) = self.find_loss(placed) {
+                        failure.get_or_insert_with(|| lost.to_string());
+                        self.offsets_frozen = true;
+                        self.memory.log_lost.get_or_insert(lost);
+                    }
                     if let Some(transaction) = &mut self.transaction {
                         transaction.deliver(sent, placed);
                     } else {
@@ -48,13 +53,14 @@ impl Leader<'_> {
                         };
                         self.bury(condemned, now);
                         if self.transaction.is_some() {
-                            failure
-                                .get_or_insert_with(|| "a record was refused, and its transaction with it".to_owned());
+                            failure.get_or_insert_with(|| {
+                                "a delivery failed: a record was refused, and its transaction with it".to_owned()
+                            });
                         }
                     }
                     class => {
                         self.failed(class);
-                        failure.get_or_insert(error);
+                        failure.get_or_insert(format!("a delivery failed: {error}"));
                     }
                 },
             }
@@ -63,12 +69,23 @@ impl Leader<'_> {
             self.taken(taken, now);
         }
         match failure {
-            Some(reason) => Err(End::Restart(format!("a delivery failed: {reason}"))),
+            Some(reason) => Err(End::Restart(reason)),
             None if self.producer.reports().producer_is_dead() => {
                 Err(End::Restart("the producer has met a fatal error".to_owned()))
             }
             None => Ok(()),
         }
+    }
+
+    /// A record was put below what was acknowledged before: the topic was made again, or its log was cut.
+    fn find_loss(&self, Placed { partition, offset }: Placed) -> Option<LogLost> {
+        let acknowledged = *self.next_offsets.get(partition as usize)?;
+        // Negative: acknowledged as a repetition, without a place.
+        (0..acknowledged).contains(&offset).then_some(LogLost {
+            partition,
+            end: offset,
+            acknowledged,
+        })
     }
 
     /// So many records are where they belong.
