@@ -1,5 +1,8 @@
 //! `dispatcher outbox`: what is in the log, and where it stands.
 
+mod export;
+mod tail;
+
 use std::io::Write;
 
 use chrono::{DateTime, Utc};
@@ -27,6 +30,10 @@ pub enum Args {
         #[arg(value_name = "ID|JOB")]
         id: String,
     },
+    /// Follow the log live, until Ctrl-C
+    Tail(tail::Args),
+    /// Write all messages as CSV or as JSON, newest first
+    Export(export::Args),
     /// Show the numbers: what waits, since when, what is dead, who leads
     Stats,
 }
@@ -37,6 +44,13 @@ pub struct ListArgs {
     /// Rows on a page
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
     limit: i64,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+/// What narrows a list and an export.
+#[derive(Debug, clap::Args)]
+pub struct Filter {
     /// Continue below this outbox id
     #[arg(long, value_name = "ID")]
     after: Option<i64>,
@@ -66,12 +80,30 @@ pub struct ListArgs {
     replay: Option<Uuid>,
 }
 
+impl Filter {
+    fn of_page(&self, limit: i64) -> MessageFilter {
+        MessageFilter {
+            after: self.after,
+            limit,
+            state: self.state,
+            job: self.job,
+            draft: self.draft,
+            from: self.from,
+            to: self.to,
+            user: self.user,
+            error_class: self.error_class.clone(),
+            replay: self.replay,
+        }
+    }
+}
+
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
-    let mut conn = context.database().await?;
     match args {
-        Args::List(args) => list(args, context, &mut conn).await,
-        Args::Show { id } => show(id, context, &mut conn).await,
-        Args::Stats => stats(context, &mut conn).await,
+        Args::List(args) => list(args, context, &mut context.database().await?).await,
+        Args::Show { id } => show(id, context, &mut context.database().await?).await,
+        Args::Tail(args) => tail::run(args, context).await,
+        Args::Export(args) => export::run(args, context).await,
+        Args::Stats => stats(context, &mut context.database().await?).await,
     }
 }
 
@@ -88,22 +120,7 @@ const COLUMNS: [&str; 9] = [
 ];
 
 async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
-    let page = query::list_messages(
-        conn,
-        &MessageFilter {
-            after: args.after,
-            limit: args.limit,
-            state: args.state,
-            job: args.job,
-            draft: args.draft,
-            from: args.from,
-            to: args.to,
-            user: args.user,
-            error_class: args.error_class.clone(),
-            replay: args.replay,
-        },
-    )
-    .await?;
+    let page = query::list_messages(conn, &args.filter.of_page(args.limit)).await?;
     output::rows(context.output, &COLUMNS, &page.rows)?;
     match page.next {
         Some(next) if page.bounded => eprintln!(
@@ -210,6 +227,9 @@ async fn stats(context: &Context, conn: &mut PgConnection) -> Result<(), CliErro
     }
     if let Some(pause) = &stats.paused {
         eprintln!("PAUSED since {} by {}: {}", pause.since, pause.by, pause.reason);
+    }
+    if let Some(halt) = &stats.halted {
+        eprintln!("HALTED since {}: {}", halt.since, halt.reason);
     }
     let columns = [
         "pending",

@@ -108,11 +108,14 @@ fn json_line<T: Serialize>(out: &mut Vec<u8>, value: &T) -> Result<(), CliError>
     Ok(())
 }
 
+/// On a narrower terminal, or one that does not say how wide it is, cells are not broken into pieces.
+const LEAST_WIDTH: u16 = 40;
+
 /// Borderless, and as wide as it needs to be where nobody watches: pipes cut columns by themselves.
 fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if io::stdout().is_terminal() {
+    if io::stdout().is_terminal() && table.width().is_some_and(|width| width >= LEAST_WIDTH) {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table
@@ -143,7 +146,7 @@ fn cell(value: &Value) -> Cell {
 }
 
 /// Users' text may hold escape sequences that would rule the operator's terminal: control characters are spelt out.
-fn printable(text: &str) -> Cow<'_, str> {
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }

@@ -28,7 +28,7 @@ pub struct Installation {
 }
 
 /// Publishing halts although Kafka answers. Accepting goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Halt {
     /// What was found, and what to do.
     pub reason: String,

@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use super::control::{Pause, read_pause};
+use super::{
+    control::{Pause, read_pause},
+    installation::{self, Halt},
+};
 
 /// The view `outbox_overview`, the dead letters by what became of them, and the lease.
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
@@ -32,7 +35,7 @@ pub struct Overview {
     pub fence: Option<i64>,
 }
 
-/// All of it: the numbers, the pause, the partitions.
+/// All of it: the numbers, the pause, a halt, the partitions.
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Stats {
     /// The numbers.
@@ -40,6 +43,8 @@ pub struct Stats {
     pub overview: Overview,
     /// Null: not paused.
     pub paused: Option<Pause>,
+    /// Null: publishing does not halt.
+    pub halted: Option<Halt>,
     /// Of all logs.
     pub partitions: Vec<PartitionStatus>,
 }
@@ -49,6 +54,7 @@ pub async fn read_stats(conn: &mut PgConnection) -> sqlx::Result<Stats> {
     Ok(Stats {
         overview: read_overview(conn).await?,
         paused: read_pause(conn).await?,
+        halted: installation::read(conn).await?.halt(),
         partitions: list_partitions(conn).await?,
     })
 }

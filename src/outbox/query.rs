@@ -37,6 +37,17 @@ pub enum MessageState {
     Dead,
 }
 
+impl MessageState {
+    /// As `outbox_status` says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Published => "published",
+            Self::Dead => "dead",
+        }
+    }
+}
+
 /// One row of the view `outbox_status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct MessageStatus {
@@ -216,11 +227,7 @@ async fn find_of_job(conn: &mut PgConnection, job: Uuid, filter: &MessageFilter,
     narrowed_query!(query, filter)
         .bind(job)
         .bind(upper)
-        .bind(filter.state.map(|state| match state {
-            MessageState::Pending => "pending",
-            MessageState::Published => "published",
-            MessageState::Dead => "dead",
-        }))
+        .bind(filter.state.map(MessageState::as_str))
         .bind(&filter.error_class)
         .bind(filter.wanted())
         .fetch_all(conn)

@@ -336,9 +336,15 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
                 .map_err(|e| NotOpened::Outage(format!("transactions cannot be used: {}", detailed(producer, &e))))
         };
         if transactional {
-            failpoint!("relay.start.transactions.before", NotOpened::Outage("a failpoint".to_owned()));
+            failpoint!(
+                "relay.start.transactions.before",
+                NotOpened::Outage("a failpoint".to_owned())
+            );
             end_what_is_open(&producer)?;
-            failpoint!("relay.start.transactions.after", NotOpened::Outage("a failpoint".to_owned()));
+            failpoint!(
+                "relay.start.transactions.after",
+                NotOpened::Outage("a failpoint".to_owned())
+            );
         } else if what.left_by == Delivery::ExactlyOnce.as_str() {
             end_what_is_open(&open(Some(&transactional_id))?)?;
         }

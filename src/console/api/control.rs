@@ -10,7 +10,7 @@ use crate::{
     http::{auth::Role, problem::Problem},
     outbox::{
         control::{Pause, Paused, Resumed, pause_relay, read_pause, resume_relay},
-        installation::accept_identity,
+        installation::{Halt, accept_identity},
     },
 };
 
@@ -42,6 +42,8 @@ pub(super) struct ResumeOutcome {
     forgotten_topic: Option<String>,
     /// And the cluster.
     forgotten_cluster_id: Option<String>,
+    /// The halt that ended, with `accept_identity`; null: publishing did not halt.
+    was_halted: Option<Halt>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -109,8 +111,10 @@ pub(super) async fn resume(
     let actor = operator.actor();
     let mut tx = console.begin().await?;
     let (mut forgotten_topic, mut forgotten_cluster_id) = (None, None);
+    let mut was_halted = None;
     if asked.accept_identity {
         let known = accept_identity(&mut tx, &actor).await.map_err(failed)?;
+        was_halted = known.halt();
         (forgotten_topic, forgotten_cluster_id) = (known.topic, known.cluster_id);
     }
     let was = resume_relay(&mut tx, &actor).await.map_err(failed)?;
@@ -120,5 +124,6 @@ pub(super) async fn resume(
         was,
         forgotten_topic,
         forgotten_cluster_id,
+        was_halted,
     }))
 }

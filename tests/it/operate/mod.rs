@@ -1,12 +1,14 @@
 //! The operators' commands, each against real data: what it prints, what it changes, how it exits.
 
 mod audit;
+mod command_line;
 mod dead_letters;
 mod doctor;
 mod pause;
 mod reads;
 mod replays;
 mod retain;
+mod streams;
 
 use serde_json::Value;
 use sqlx::PgPool;

@@ -1,0 +1,168 @@
+//! The command line itself: what every command has in common, and those that print documents.
+
+use std::{fs, io::Read, path::Path, process::Stdio};
+
+use base64::Engine as _;
+use futures_util::future::join_all;
+use nix::pty::openpty;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{insert_messages, run};
+use crate::support::{Stage, app::dispatcher, stage::empty_database};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_misspelt_is_answered_with_what_may_be_meant() {
+    let stage = Stage::new().await;
+    for (arguments, meant) in [
+        (&["outbx", "list"][..], "'outbox'"),
+        (&["outbox", "lst"], "'list'"),
+        (&["outbox", "list", "--stat", "dead"], "'--state'"),
+        (&["outbox", "list", "--state", "publishd"], "'published'"),
+        (&["replay", "create", "--misssing"], "'--missing'"),
+        (
+            &["outbox", "list", "--set", "relay.leas=5s"],
+            "did you mean relay.lease",
+        ),
+    ] {
+        run(&stage, arguments).await.failed(2, meant);
+    }
+    run(&stage, &[]).await.failed(2, "Usage");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_says_who_may_do_what_and_for_how_long() {
+    let stage = Stage::new().await;
+    let user = Uuid::new_v4();
+    let output = stage
+        .run(&[
+            "token",
+            "--user",
+            &user.to_string(),
+            "--ttl",
+            "5m",
+            "--role",
+            "operator",
+        ])
+        .await;
+    let token = String::from_utf8(output.stdout).expect("UTF-8");
+    let claims = token.trim().split('.').nth(1).expect("a JWT");
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(claims)
+        .expect("base64");
+    let claims: Value = serde_json::from_slice(&claims).expect("JSON");
+    assert_eq!((&claims["sub"], &claims["role"]), (&json!(user), &json!("operator")));
+    assert_eq!(
+        claims["exp"].as_i64().zip(claims["iat"].as_i64()).map(|(e, i)| e - i),
+        Some(300)
+    );
+    run(&stage, &["token", "--user", "me"]).await.failed(2, "--user");
+    run(&stage, &["token", "--user", &user.to_string(), "--ttl", "0s"])
+        .await
+        .failed(2, "at least 1s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_is_checked_and_shown_without_its_secrets() {
+    let stage = Stage::new().await;
+    let shown = run(&stage, &["config", "show"]).await;
+    let rows = shown.rows();
+    let row = |key: &str| {
+        rows.iter()
+            .find(|row| row["key"] == key)
+            .unwrap_or_else(|| panic!("no {key}"))
+    };
+    assert_eq!(row("kafka.topic")["value"], stage.topic);
+    assert_eq!(row("kafka.topic")["source"], "environment DISPATCHER_KAFKA__TOPIC");
+    assert_eq!(row("relay.lease")["source"], "default");
+    assert!(!shown.stdout.contains(crate::support::token::SECRET), "{shown:?}");
+    let ok = stage.run(&["config", "check"]).await;
+    assert_eq!((ok.status.code(), &*ok.stdout), (Some(0), &b"ok\n"[..]));
+    run(&stage, &["config", "check", "--set", "relay.lease=1ms"])
+        .await
+        .failed(2, "relay.lease");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_and_completions_are_printed_without_any_server() {
+    let committed = |file: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(file);
+        fs::read(path).expect("it is committed")
+    };
+    for (arguments, file) in [
+        (&["openapi"][..], "openapi.json"),
+        (&["asyncapi"], "asyncapi.json"),
+        (&["asyncapi", "--schema", "job"], "image-job.schema.json"),
+        (&["asyncapi", "--schema", "result"], "image-job-result.schema.json"),
+    ] {
+        let output = dispatcher(&[].into()).args(arguments).output().expect("it runs");
+        assert!(
+            output.stdout == committed(file),
+            "{arguments:?} is not what is committed"
+        );
+    }
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = dispatcher(&[].into())
+            .args(["completions", shell])
+            .output()
+            .expect("it runs");
+        let script = String::from_utf8(output.stdout).expect("UTF-8");
+        for word in ["audit", "outbox", "tail", "export", "missing"] {
+            assert!(
+                output.status.success() && script.contains(word),
+                "no {word} for {shell}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_replicas_may_migrate_at_once_and_again() {
+    let stage = Stage::new().await.set("database.url", &empty_database().await);
+    for ran in join_all((0..5).map(|_| run(&stage, &["migrate"]))).await {
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    let again = run(&stage, &["migrate"]).await;
+    assert!(
+        again.code == 0 && again.stderr.contains("the schema is at version"),
+        "{again:?}"
+    );
+    run(&stage, &["outbox", "stats"]).await.json();
+}
+
+/// What a command prints on a terminal.
+fn on_terminal(stage: &Stage, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let terminal = openpty(None, None).expect("a terminal");
+    let mut child = {
+        // The command keeps the other end: with it, the terminal ends.
+        let mut command = dispatcher(&stage.environment());
+        command
+            .env_remove("NO_COLOR")
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdout(Stdio::from(terminal.slave.try_clone().expect("a copy")))
+            .stderr(Stdio::from(terminal.slave));
+        command.spawn().expect("it runs")
+    };
+    let mut shown = Vec::new();
+    // Linux says EIO at the end.
+    let _ = fs::File::from(terminal.master).read_to_end(&mut shown);
+    assert!(child.wait().expect("a status").code().is_some());
+    String::from_utf8(shown).expect("UTF-8")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_gets_bold_headings_and_none_with_no_color() {
+    let stage = Stage::new().await;
+    insert_messages(&stage.pool, 1, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    let list = |environment: &[(&str, &str)]| on_terminal(&stage, &["outbox", "list"], environment);
+    let (bold, plain) = (list(&[]), list(&[("NO_COLOR", "1")]));
+    assert!(bold.contains("\u{1b}[1m") && bold.contains("pending"), "{bold:?}");
+    assert!(!plain.contains('\u{1b}') && plain.contains("pending"), "{plain:?}");
+    let usage = |environment: &[(&str, &str)]| on_terminal(&stage, &["outbx"], environment);
+    assert!(
+        usage(&[("TERM", "xterm")]).contains("\u{1b}["),
+        "clap colours its errors"
+    );
+    assert!(!usage(&[("TERM", "xterm"), ("NO_COLOR", "1")]).contains('\u{1b}'));
+}
