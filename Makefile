@@ -37,6 +37,11 @@ check: prerequisites ## Format, lints, documents, licences, layering, compose fi
 model: ## Explore every state of docs/model.md's scopes, and see the wrong variants caught
 	cargo run --quiet -p outbox-model -- "$(ONLY)"
 
+# The dependencies stay as `make test` built them; our own code is optimised.
+simulate: prerequisites ## A million seeds through the relay's own decisions; SEEDS=100, or SEED=7 to see what one does
+	$(if $(SEED),SEED=$(SEED),SEEDS=$(or $(SEEDS),1000000)) cargo --config 'profile.dev.package.image-job-dispatcher.opt-level=2' \
+		test --lib simulation -- --nocapture
+
 planted-bugs: prerequisites ## Plant known bugs, one after the other, and see the tests fail (20 minutes)
 	@scripts/planted-bugs $(ONLY)
 

@@ -228,18 +228,30 @@ async fn settle_found(
     for chunk in found.chunks(COMPARED_AT_ONCE) {
         let ids: Vec<i64> = chunk.iter().map(|f| f.outbox_id).collect();
         let rows: HashMap<i64, uuid::Uuid> = within(store::read_event_ids(db, &ids)).await?.into_iter().collect();
-        for f in chunk {
-            if rows.get(&f.outbox_id) == Some(&f.event_id) && !position.has_passed(f.outbox_id) {
-                position.settle(f.outbox_id);
-                entry.receipts.push(Receipt {
-                    id: f.outbox_id,
-                    partition: f.partition,
-                    offset: f.offset,
-                });
-            }
-        }
+        entry.receipts.extend(settle_matching(position, &rows, chunk));
     }
     Ok(())
+}
+
+/// Settles what was found of unsettled rows: where the row's id and its event's agree with the record's. Returns the
+/// receipts. The event's alone would settle a replay that was never sent.
+pub(super) fn settle_matching(
+    position: &mut Position,
+    rows: &HashMap<i64, uuid::Uuid>,
+    found: &[Found],
+) -> Vec<Receipt> {
+    let mut receipts = Vec::new();
+    for f in found {
+        if rows.get(&f.outbox_id) == Some(&f.event_id) && !position.has_passed(f.outbox_id) {
+            position.settle(f.outbox_id);
+            receipts.push(Receipt {
+                id: f.outbox_id,
+                partition: f.partition,
+                offset: f.offset,
+            });
+        }
+    }
+    receipts
 }
 
 /// The tail, and which cluster it came from.

@@ -41,6 +41,44 @@ impl Ready {
     }
 }
 
+/// All that decides whether a record may go now.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; together they are no state"
+)]
+pub(super) struct Gate {
+    pub paused: bool,
+    /// By our own clock.
+    pub lease_ends: Instant,
+    /// A dead letter waits for its checkpoint.
+    pub barrier: bool,
+    /// As much as the window holds is handed over and in no checkpoint.
+    pub full: bool,
+    /// A record that was sent alone has no report yet.
+    pub taken_by_one: bool,
+    pub transaction_closed: bool,
+    pub on_its_way: bool,
+    pub permit: Permit,
+}
+
+impl Gate {
+    /// `alone`: the record must have nothing beside it.
+    pub fn is_closed(&self, alone: bool, now: Instant) -> bool {
+        self.paused
+            || now >= self.lease_ends
+            || self.barrier
+            || self.full
+            || self.taken_by_one
+            || self.transaction_closed
+            || alone && self.on_its_way
+            || match self.permit {
+                Permit::Any => false,
+                Permit::One => self.on_its_way,
+                Permit::NotBefore(_) => true,
+            }
+    }
+}
+
 /// A message that is refused for good.
 pub(super) struct Condemned {
     pub id: i64,
@@ -96,18 +134,17 @@ impl Leader<'_> {
 
     /// May the next record not be handed over now? `alone`: it must have nothing beside it.
     fn must_wait(&self, alone: bool, now: Instant) -> bool {
-        self.seen.paused
-            || now >= self.lease_ends
-            || self.barrier
-            || self.unrecorded >= self.relay.options.window
-            || self.window.is_taken_by_one()
-            || self.transaction.as_ref().is_some_and(Transaction::is_closed)
-            || alone && self.is_anything_on_its_way()
-            || match self.memory.breaker.permit(now) {
-                Permit::Any => false,
-                Permit::One => self.is_anything_on_its_way(),
-                Permit::NotBefore(_) => true,
-            }
+        let gate = Gate {
+            paused: self.seen.paused,
+            lease_ends: self.lease_ends,
+            barrier: self.barrier,
+            full: self.unrecorded >= self.relay.options.window,
+            taken_by_one: self.window.is_taken_by_one(),
+            transaction_closed: self.transaction.as_ref().is_some_and(Transaction::is_closed),
+            on_its_way: self.is_anything_on_its_way(),
+            permit: self.memory.breaker.permit(now),
+        };
+        gate.is_closed(alone, now)
     }
 
     /// The first of the ready ones is refused by our own side.

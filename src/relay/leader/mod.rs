@@ -11,6 +11,8 @@ mod handing_over;
 mod reading;
 mod recording;
 mod reports;
+#[cfg(test)]
+mod simulation;
 mod transaction;
 
 use std::{

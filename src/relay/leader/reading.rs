@@ -13,7 +13,7 @@ use super::Leader;
 use crate::{
     outbox::{
         checkpoints::{self, BASE_EVERY},
-        position::Read,
+        position::{Position, Read},
         store::{self, Drawers, News, ReadRequest, ReadResult},
     },
     relay::{
@@ -307,15 +307,22 @@ impl Leader<'_> {
             self.reader.more = true;
             return;
         }
-        let left: BTreeSet<i64> = self.position.holes().take(HOLES_PER_READ).collect();
-        for id in self.reader.holes.read(&left) {
-            if asked.contains(&id) {
-                self.position.close(id);
-                self.reader.recently_closed.push_back(id);
-                tracing::debug!(id, "closed a hole: its transaction was rolled back");
-            }
+        for id in close_holes(&mut self.position, &mut self.reader.holes, asked) {
+            self.reader.recently_closed.push_back(id);
+            tracing::debug!(id, "closed a hole: its transaction was rolled back");
         }
         let surplus = self.reader.recently_closed.len().saturating_sub(CLOSED_ASKED);
         self.reader.recently_closed.drain(..surplus);
     }
+}
+
+/// A read that was asked for `asked` has been taken into the position: closes those of them that the watch lets go.
+pub(super) fn close_holes(position: &mut Position, watch: &mut HoleWatch, asked: &BTreeSet<i64>) -> Vec<i64> {
+    let left: BTreeSet<i64> = position.holes().take(HOLES_PER_READ).collect();
+    let mut closed = watch.read(&left);
+    closed.retain(|id| asked.contains(id));
+    for id in &closed {
+        position.close(*id);
+    }
+    closed
 }

@@ -114,7 +114,7 @@ impl Leader<'_> {
 
 /// Moves each partition's next offset behind its newest receipt, also backwards: then the broker has lost what lay
 /// between, and what is appended there now would be missed by a next leader.
-fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
+pub(super) fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
     for r in receipts {
         let partition = r.partition as usize;
         if next_offsets.len() <= partition {

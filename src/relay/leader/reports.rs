@@ -41,9 +41,8 @@ impl Leader<'_> {
                         self.acknowledged(&sent, placed, now, wall);
                     }
                 }
-                Err(Refused { class, error }) => match class {
-                    // Refused alone, for its own fault. In a batch it says nothing of the single record.
-                    FailureClass::Record(class) if sent.alone => {
+                Err(Refused { class, error }) => match own_fault(&sent, class) {
+                    Some(class) => {
                         self.unrecorded -= 1;
                         let condemned = Condemned {
                             id: sent.id,
@@ -58,7 +57,7 @@ impl Leader<'_> {
                             });
                         }
                     }
-                    class => {
+                    None => {
                         self.failed(class);
                         failure.get_or_insert(format!("a delivery failed: {error}"));
                     }
@@ -126,5 +125,14 @@ impl Leader<'_> {
         if matches!(class, FailureClass::Record(_)) {
             self.memory.one_at_a_time_to = self.memory.one_at_a_time_to.max(self.position.read_to());
         }
+    }
+}
+
+/// Of a record that was refused alone and for a cause of its own, the cause. In a batch a refusal says nothing of the
+/// single record.
+pub(super) fn own_fault(sent: &Sent, class: FailureClass) -> Option<&'static str> {
+    match class {
+        FailureClass::Record(cause) if sent.alone => Some(cause),
+        FailureClass::Record(_) | FailureClass::Outage | FailureClass::Unknown => None,
     }
 }
