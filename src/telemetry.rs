@@ -35,6 +35,25 @@ pub struct Request {
     pub status: u16,
 }
 
+/// What becomes of a request to accept a job.
+const ACCEPT_OUTCOMES: [&str; 11] = [
+    "accepted",
+    "replayed",
+    "not_found",
+    "no_recommendation",
+    "draft_incomplete",
+    "too_large",
+    "key_reused",
+    "key_in_progress",
+    "overloaded",
+    "unavailable",
+    "outcome_unknown",
+];
+/// What a delivery fails for.
+const ERROR_CLASSES: [&str; 4] = ["message-too-large", "invalid-record", "outage", "unknown"];
+/// What becomes of an answer of the Content Service.
+const RESULT_OUTCOMES: [&str; 4] = ["recorded", "repeated", "malformed", "unknown-job"];
+
 /// All metrics of the process. Gauges are set by the tasks that know, on a timer, never at scrape time.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the help texts below say what each is")]
@@ -44,6 +63,7 @@ pub struct Metrics {
     pub oldest_pending_age_seconds: Gauge<f64, AtomicU64>,
     pub unacknowledged_rows: Gauge,
     pub holes: Gauge,
+    pub oldest_transaction_age_seconds: Gauge<f64, AtomicU64>,
     pub dead_rows: Gauge,
     pub paused: Gauge,
     pub leading: Gauge,
@@ -51,6 +71,7 @@ pub struct Metrics {
     pub published_total: Counter,
     pub publish_failures_total: Family<ErrorClass, Counter>,
     pub producer_starts_total: Counter,
+    pub producer_rebuilds_total: Counter,
     pub wrongly_closed_holes_total: Counter,
     pub end_to_end_latency_seconds: Histogram,
     pub publish_duration_seconds: Histogram,
@@ -58,6 +79,7 @@ pub struct Metrics {
     pub intake_batch_size: Histogram,
     pub cache_failures_total: Counter,
     pub results_total: Family<Outcome, Counter>,
+    pub job_failures_total: Counter,
     pub http_request_duration_seconds: Family<Request, Histogram>,
 }
 
@@ -78,6 +100,7 @@ impl Metrics {
             oldest_pending_age_seconds: Gauge::default(),
             unacknowledged_rows: Gauge::default(),
             holes: Gauge::default(),
+            oldest_transaction_age_seconds: Gauge::default(),
             dead_rows: Gauge::default(),
             paused: Gauge::default(),
             leading: Gauge::default(),
@@ -85,6 +108,7 @@ impl Metrics {
             published_total: Counter::default(),
             publish_failures_total: Family::default(),
             producer_starts_total: Counter::default(),
+            producer_rebuilds_total: Counter::default(),
             wrongly_closed_holes_total: Counter::default(),
             end_to_end_latency_seconds: Histogram::new(latency_buckets()),
             publish_duration_seconds: Histogram::new(latency_buckets()),
@@ -92,6 +116,7 @@ impl Metrics {
             intake_batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]),
             cache_failures_total: Counter::default(),
             results_total: Family::default(),
+            job_failures_total: Counter::default(),
             http_request_duration_seconds: Family::new_with_constructor(|| Histogram::new(latency_buckets())),
         };
         let r = &mut m.registry;
@@ -115,6 +140,11 @@ impl Metrics {
             "outbox_holes",
             "Ids below the newest read that were not seen yet",
             m.holes.clone(),
+        );
+        r.register(
+            "outbox_oldest_transaction_age_seconds",
+            "Age of the oldest transaction of the database, prepared ones included (leader only)",
+            m.oldest_transaction_age_seconds.clone(),
         );
         r.register(
             "outbox_dead_rows",
@@ -146,6 +176,11 @@ impl Metrics {
             "outbox_producer_starts",
             "Starts of the relay: take-overs and rebuilt producers",
             m.producer_starts_total.clone(),
+        );
+        r.register(
+            "outbox_producer_rebuilds",
+            "Terms that ended with an error: the producer was thrown away, the relay began again",
+            m.producer_rebuilds_total.clone(),
         );
         r.register(
             "outbox_wrongly_closed_holes",
@@ -183,11 +218,31 @@ impl Metrics {
             m.results_total.clone(),
         );
         r.register(
+            "job_failures",
+            "Jobs that the Content Service answered with FAILED",
+            m.job_failures_total.clone(),
+        );
+        r.register(
             "http_request_duration_seconds",
             "From the request's head to the response's head",
             m.http_request_duration_seconds.clone(),
         );
+        m.begin_at_zero();
         Arc::new(m)
+    }
+
+    /// A series that is there from the start: of one that appears with its first event, `increase()` does not
+    /// see that event.
+    fn begin_at_zero(&self) {
+        for outcome in ACCEPT_OUTCOMES {
+            drop(self.accepts_total.get_or_create(&Outcome { outcome }));
+        }
+        for error_class in ERROR_CLASSES {
+            drop(self.publish_failures_total.get_or_create(&ErrorClass { error_class }));
+        }
+        for outcome in RESULT_OUTCOMES {
+            drop(self.results_total.get_or_create(&Outcome { outcome }));
+        }
     }
 
     /// What a leader shows and nobody else knows.
@@ -204,6 +259,7 @@ impl Metrics {
             gauge.set(0);
         }
         self.oldest_pending_age_seconds.set(0.0);
+        self.oldest_transaction_age_seconds.set(0.0);
     }
 
     /// The text that `/metrics` answers (OpenMetrics).

@@ -64,10 +64,31 @@ pub struct News {
     pub replaying: bool,
     /// The lease was prolonged by this statement (when that was asked for, and it was still held).
     pub renewed: bool,
+    /// As [`read_oldest_transaction_age`] says, when that was asked for.
+    pub oldest_transaction_seconds: Option<f64>,
+}
+
+/// What a poll is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct PollRequest {
+    /// The first id that is not settled.
+    pub oldest_from: i64,
+    /// Whether to look at the oldest transaction as well.
+    pub transactions: bool,
 }
 
 /// Above it, the count of dead letters is not exact.
 pub const DEAD_COUNT_CAP: i64 = 10_001;
+
+macro_rules! oldest_transaction_age {
+    () => {
+        "coalesce(greatest(0, extract(epoch from clock_timestamp() - least(
+             (select min(xact_start) from pg_stat_activity
+              where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()),
+             (select min(prepared) from pg_prepared_xacts where database = current_database())
+         ))), 0)::float8"
+    };
+}
 
 macro_rules! poll_statement {
     ($renewed:literal, $with:literal) => {
@@ -79,7 +100,9 @@ macro_rules! poll_statement {
                 (select count(*) from (select from outbox_dead_letters where resolution is null limit 10001) d) as dead,
                 exists (select from outbox_replays where state = 'running') as replaying, ",
             $renewed,
-            " as renewed
+            " as renewed, case when $2 then ",
+            oldest_transaction_age!(),
+            " end
              from outbox_control c"
         )
     };
@@ -92,17 +115,22 @@ const POLL_AND_RENEW: &str = poll_statement!(
     "exists (select from renewed)",
     "with renewed as (
         insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets)
-        select $2 + 1, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7
-        where (select max(seq) from outbox_checkpoints) = $2
+        select $3 + 1, $4, $5, clock_timestamp() + make_interval(secs => $6), $7, $8
+        where (select max(seq) from outbox_checkpoints) = $3
         returning seq
      ) "
 );
 
 /// Reads what there is to know beside the rows. With `renew`, also prolongs that lease, whose next offsets stay as
-/// given; the caller sees in [`News::renewed`] whether it was still held. `oldest_from`: the first id that is not
-/// settled.
-pub async fn poll(conn: &mut PgConnection, oldest_from: i64, renew: Option<(&Lease, &[i64])>) -> sqlx::Result<News> {
-    let query = sqlx::query(if renew.is_some() { POLL_AND_RENEW } else { POLL }).bind(oldest_from);
+/// given; the caller sees in [`News::renewed`] whether it was still held.
+pub async fn poll(
+    conn: &mut PgConnection,
+    request: PollRequest,
+    renew: Option<(&Lease, &[i64])>,
+) -> sqlx::Result<News> {
+    let query = sqlx::query(if renew.is_some() { POLL_AND_RENEW } else { POLL })
+        .bind(request.oldest_from)
+        .bind(request.transactions);
     let query = match renew {
         None => query,
         Some((lease, next_offsets)) => query
@@ -121,6 +149,7 @@ pub async fn poll(conn: &mut PgConnection, oldest_from: i64, renew: Option<(&Lea
         dead: control.try_get(3)?,
         replaying: control.try_get(4)?,
         renewed: control.try_get(5)?,
+        oldest_transaction_seconds: control.try_get(6)?,
     })
 }
 
@@ -254,4 +283,13 @@ pub async fn read_drawers(conn: &mut PgConnection) -> sqlx::Result<Drawers> {
         server_started,
         transactions: transactions.into_iter().collect(),
     })
+}
+
+/// Seconds since the oldest transaction of this database began, or was prepared: as long as it is open, vacuum
+/// removes nothing that is newer. 0: none is open. Those of other users are shown to members of
+/// `pg_read_all_stats` only.
+pub async fn read_oldest_transaction_age(conn: &mut PgConnection) -> sqlx::Result<f64> {
+    sqlx::query_scalar(concat!("select ", oldest_transaction_age!()))
+        .fetch_one(conn)
+        .await
 }

@@ -191,7 +191,13 @@ async fn term(relay: &Relay, memory: &mut Memory, cancel: &CancellationToken) ->
         start::start(relay, memory, db, lease, lease_ends, cancel).await
     };
     let end = match began.await {
-        Ok(started) => leader::lead(relay, memory, started, cancel).await,
+        Ok(started) => {
+            let end = leader::lead(relay, memory, started, cancel).await;
+            if matches!(end, End::Restart(_)) {
+                relay.metrics.producer_rebuilds_total.inc();
+            }
+            end
+        }
         Err(end) => end,
     };
     match record_halt(relay, memory).await {

@@ -187,13 +187,16 @@ fn notice_promotion(memory: &mut Memory, timeline: i32) {
 /// Sets the gauges while nothing can be published: nobody else does, and alerts rest on them.
 async fn show_outage(relay: &Relay, db: &mut PgConnection) -> Result<(), End> {
     let (pending, age, dead, paused): (i64, f64, i64, bool) = within(
-        sqlx::query_as("select pending, oldest_pending_age_seconds, dead, paused from outbox_overview").fetch_one(db),
+        sqlx::query_as("select pending, oldest_pending_age_seconds, dead, paused from outbox_overview")
+            .fetch_one(&mut *db),
     )
     .await?;
+    let oldest_transaction = within(store::read_oldest_transaction_age(db)).await?;
     let metrics = &relay.metrics;
     metrics.breaker_open.set(1);
     metrics.pending_rows.set(pending);
     metrics.oldest_pending_age_seconds.set(age);
+    metrics.oldest_transaction_age_seconds.set(oldest_transaction);
     metrics.dead_rows.set(dead);
     metrics.paused.set(i64::from(paused));
     Ok(())

@@ -22,7 +22,10 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::reading::{Aside, Batch, Reason};
+use self::{
+    reading::{Aside, Batch, Reason},
+    store::Inserted,
+};
 use super::{
     cache::JobCache,
     status::{Found, StatusError, StatusReader},
@@ -172,14 +175,15 @@ impl Results {
     }
 
     /// Counts, and says of each record put aside, where it is; once, for a repeated record is not put again.
-    fn report(&self, batch: &Batch<'_>, new: u64, aside: &[Aside<'_>], put: &[(i32, i64)]) {
+    fn report(&self, batch: &Batch<'_>, new: Inserted, aside: &[Aside<'_>], put: &[(i32, i64)]) {
         let count = |outcome, by| {
             let counter = self.metrics.results_total.get_or_create_owned(&Outcome { outcome });
             counter.inc_by(by);
         };
         let unknown = aside.len() - batch.malformed.len();
-        count("recorded", new);
-        count("repeated", (batch.answers.len() - unknown) as u64 - new);
+        count("recorded", new.rows);
+        self.metrics.job_failures_total.inc_by(new.failed);
+        count("repeated", (batch.answers.len() - unknown) as u64 - new.rows);
         for Aside { record, reason, error } in aside {
             let (partition, offset) = (record.partition(), record.offset());
             if put.contains(&(partition, offset)) {

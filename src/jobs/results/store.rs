@@ -7,13 +7,22 @@ use uuid::Uuid;
 use super::reading::Aside;
 use crate::messages::{ImageJobResult, ResultStatus};
 
+/// What was new among results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Inserted {
+    /// Rows.
+    pub rows: u64,
+    /// Of these, jobs that failed.
+    pub failed: u64,
+}
+
 /// Adds a row for each job and status that has none yet, but no second final one; results of unknown jobs
-/// are left out. Returns the number of rows.
+/// are left out. Says which rows are new.
 ///
 /// `offset 0`: an index lookup in the one partition that can hold the job. Rows go in by job, so that two
 /// replicas that apply the same results wait for each other and never in a circle; for one job in the order
 /// of the topic, so that the first final one wins.
-pub async fn insert_results(conn: &mut PgConnection, results: &[&ImageJobResult]) -> sqlx::Result<u64> {
+pub async fn insert_results(conn: &mut PgConnection, results: &[&ImageJobResult]) -> sqlx::Result<Inserted> {
     const INSERT: &str = "
         insert into job_results (job_id, status, images, error)
         select r.job_id, r.status, r.images, r.error
@@ -21,9 +30,10 @@ pub async fn insert_results(conn: &mut PgConnection, results: &[&ImageJobResult]
             as r (job_id, status, images, error, nth)
         cross join lateral (select from jobs where id = r.job_id offset 0) j
         order by r.job_id, r.nth
-        on conflict do nothing";
+        on conflict do nothing
+        returning status = 'FAILED'";
     if results.is_empty() {
-        return Ok(0);
+        return Ok(Inserted::default());
     }
     let job_ids: Vec<Uuid> = results.iter().map(|r| r.job_id).collect();
     let statuses: Vec<&str> = results.iter().map(|r| r.status.as_str()).collect();
@@ -35,12 +45,16 @@ pub async fn insert_results(conn: &mut PgConnection, results: &[&ImageJobResult]
         .iter()
         .map(|r| r.error.as_deref().filter(|_| r.status == ResultStatus::Failed))
         .collect();
-    let query = sqlx::query(INSERT)
+    let query = sqlx::query_scalar(INSERT)
         .bind(job_ids)
         .bind(statuses)
         .bind(images)
         .bind(errors);
-    Ok(query.execute(conn).await?.rows_affected())
+    let new: Vec<bool> = query.fetch_all(conn).await?;
+    Ok(Inserted {
+        rows: new.len() as u64,
+        failed: new.into_iter().filter(|failed| *failed).count() as u64,
+    })
 }
 
 /// Keeps records out of the way; those that are there already stay as they are. Returns partition and offset

@@ -14,7 +14,7 @@ use crate::{
     outbox::{
         checkpoints::{self, BASE_EVERY},
         position::{Position, Read},
-        store::{self, Drawers, News, ReadRequest, ReadResult},
+        store::{self, Drawers, News, PollRequest, ReadRequest, ReadResult},
     },
     relay::{
         End, WINDOW_BYTES,
@@ -36,6 +36,8 @@ const CLOSED_ASKED: usize = 256;
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The poll while rows come: a pause is seen sooner than a second after it was given.
 const BUSY_POLL_EVERY: Duration = Duration::from_millis(500);
+/// Between two polls that also look at the oldest transaction.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// While there are holes: from the first to the second, doubling with each read that brings nothing.
 const HOLES_POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 
@@ -78,6 +80,8 @@ pub(super) struct Reader {
     poll_at: Instant,
     /// When it is due as soon as rows have been read.
     busy_poll_at: Instant,
+    /// From then on a poll looks at the oldest transaction, too.
+    sample_at: Instant,
 }
 
 impl Reader {
@@ -96,6 +100,7 @@ impl Reader {
             fruitless: 0,
             poll_at: now,
             busy_poll_at: now,
+            sample_at: now,
         }
     }
 
@@ -144,7 +149,13 @@ impl Leader<'_> {
         let renew = self.recorder.running.is_none()
             && self.lease_ends <= now + self.lease.length / 2
             && self.lease.seq - self.recorder.last_base < BASE_EVERY;
-        let oldest_from = self.position.frontier() + 1;
+        let request = PollRequest {
+            oldest_from: self.position.frontier() + 1,
+            transactions: now >= self.reader.sample_at,
+        };
+        if request.transactions {
+            self.reader.sample_at = now + SAMPLE_EVERY;
+        }
         let (lease, next_offsets) = (self.lease.clone(), self.next_offsets.clone());
         self.reader.renews = renew;
         self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -152,7 +163,7 @@ impl Leader<'_> {
             let renewal = renew.then_some((&lease, next_offsets.as_slice()));
             let poll = async {
                 failpoint!("relay.poll.before", lost);
-                let news = store::poll(&mut conn, oldest_from, renewal).await?;
+                let news = store::poll(&mut conn, request, renewal).await?;
                 failpoint!("relay.poll.after", lost);
                 Ok(news)
             };
@@ -266,6 +277,9 @@ impl Leader<'_> {
         self.seen.max_id = news.max_id;
         self.seen.oldest = news.oldest;
         self.relay.metrics.dead_rows.set(news.dead);
+        if let Some(age) = news.oldest_transaction_seconds {
+            self.relay.metrics.oldest_transaction_age_seconds.set(age);
+        }
         if news.replaying {
             self.relay.replays.wake();
         }
