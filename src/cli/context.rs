@@ -58,6 +58,15 @@ impl Context {
         }
     }
 
+    /// Where the database is: a host's name or address, or the directory of a socket.
+    pub fn database_host(&self) -> String {
+        let options = self.database_options();
+        match options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => options.get_host().to_owned(),
+        }
+    }
+
     fn database_options(&self) -> PgConnectOptions {
         let url = self.config.database.url.expose_secret();
         let options: PgConnectOptions = url.parse().expect("Config::load parsed it");

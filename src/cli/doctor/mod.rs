@@ -1,10 +1,15 @@
 //! `dispatcher doctor`: is everything that the promise rests on as it has to be? One line a check: what was
 //! found, what it means, what to do. It changes nothing.
 
+mod disk;
+mod durability;
 mod kafka;
 mod log;
+mod permissions;
 mod postgres;
 mod redis;
+mod topics;
+mod transactions;
 
 use std::time::Duration;
 
@@ -76,16 +81,21 @@ impl Finding {
 
 /// Check PostgreSQL, Redis, Kafka and the outbox; change nothing
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Report transactions that are open for longer
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    long_transaction: Duration,
+}
 
-pub(super) async fn run(_: &Args, context: &Context) -> Result<(), CliError> {
+pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let (mut findings, redis, kafka) = tokio::join!(
-        bounded("postgresql", postgres::check(context)),
+        bounded("postgresql", postgres::check(context, args.long_transaction)),
         bounded("redis", redis::check(&context.config.redis)),
         bounded("kafka", kafka::check(context)),
     );
     findings.extend(redis);
     findings.extend(kafka);
+    findings.push(disk::check_own());
     output::rows(context.output, &["status", "check", "found", "advice"], &findings)?;
     verdict(&findings)
 }
@@ -122,6 +132,15 @@ fn verdict(findings: &[Finding]) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Whether what is said to `host` stays on this machine: then nobody can read along.
+fn is_local(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.is_empty()
+        || host == "localhost"
+        || host.starts_with('/') // a Unix socket
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// A number of bytes as people write it.
 fn bytes(n: i64) -> String {
     match n {
@@ -139,6 +158,16 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stays_on_this_machine_is_known() {
+        for host in ["127.0.0.1", "::1", "[::1]", "localhost", "/run/postgresql", ""] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["0.0.0.0", "10.0.0.1", "db.example", "localhost.example"] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
 
     #[test]
     fn what_cannot_be_reached_counts_more_than_what_is_wrong_and_a_warning_is_no_error() {

@@ -1,44 +1,58 @@
 //! PostgreSQL: the truth. What the promise asks of the server and of the schema.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{Finding, bytes, duration, log};
+use super::{Finding, bytes, disk, durability, is_local, log, permissions, transactions};
 use crate::cli::{CliError, Context};
 
 /// The oldest version that the schema and the statements are for.
 const OLDEST_VERSION: i32 = 150_000;
-/// A transaction this old holds back vacuum, and a hole in the outbox if it has drawn an id.
-const LONG_TRANSACTION_SECONDS: f64 = 60.0;
 /// Segments of WAL that are made under load cost latency: below this, they are.
 const MIN_WAL_BYTES: i64 = 1 << 30;
 /// Above this, tokens expire early or late; the lease itself runs by PostgreSQL's clock alone.
 const CLOCK_SKEW_SECONDS: f64 = 1.0;
 
-pub(super) async fn check(context: &Context) -> Vec<Finding> {
+pub(super) async fn check(context: &Context, long_transaction: Duration) -> Vec<Finding> {
     let mut conn = match context.database().await {
         Ok(conn) => conn,
         Err(error) => return vec![explain(&error)],
     };
     let mut findings = vec![Finding::ok("postgresql.reachable", context.database_name())];
     collect(&mut findings, "postgresql.server", check_server(&mut conn).await);
+    collect(&mut findings, "postgresql.tls", check_tls(&mut conn, context).await);
+    collect(
+        &mut findings,
+        "postgresql.durability",
+        durability::check(&mut conn).await,
+    );
+    collect(
+        &mut findings,
+        "postgresql.disk",
+        disk::check_postgres(&mut conn, context).await,
+    );
     collect(
         &mut findings,
         "postgresql.transactions",
-        check_transactions(&mut conn).await,
+        transactions::check(&mut conn, long_transaction).await,
     );
-    let migrated = match log::check_schema(&mut conn).await {
-        Ok((finding, migrated)) => {
-            findings.push(finding);
-            migrated
-        }
-        Err(error) => {
-            collect(&mut findings, "schema.version", Err(error));
-            false
-        }
+    let schema = log::check_schema(&mut conn).await;
+    // Without our tables, every other check would only say so again. Not to see them is a question of rights.
+    let (there, readable) = match &schema {
+        Ok((_, migrated)) => (*migrated, *migrated),
+        Err(_) => (true, false),
     };
-    // Without our tables, every other check would only say so again.
-    if migrated {
+    collect(
+        &mut findings,
+        "schema.version",
+        schema.map(|(finding, _)| vec![finding]),
+    );
+    if there {
+        collect(&mut findings, "schema.permissions", permissions::check(&mut conn).await);
+    }
+    if readable {
         collect(&mut findings, "outbox", log::check_log(&mut conn, context).await);
     }
     findings
@@ -80,11 +94,6 @@ fn explain(error: &CliError) -> Finding {
 struct Server {
     version: i32,
     version_text: String,
-    synchronous_commit: String,
-    fsync: String,
-    full_page_writes: String,
-    standby_names: String,
-    asynchronous_replicas: i64,
     min_wal: i64,
     max_wal: i64,
     in_recovery: bool,
@@ -99,10 +108,6 @@ async fn check_server(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
     let s: Server = sqlx::query_as(
         "select current_setting('server_version_num')::int as version,
                 current_setting('server_version') as version_text,
-                current_setting('synchronous_commit') as synchronous_commit,
-                current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
-                current_setting('synchronous_standby_names') as standby_names,
-                (select count(*) from pg_stat_replication where sync_state = 'async') as asynchronous_replicas,
                 pg_size_bytes(current_setting('min_wal_size')) as min_wal,
                 pg_size_bytes(current_setting('max_wal_size')) as max_wal,
                 pg_is_in_recovery() as in_recovery,
@@ -117,7 +122,6 @@ async fn check_server(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
     Ok(vec![
         check_version(s.version, &s.version_text),
         check_writable(s.in_recovery, &s.read_only),
-        check_durability(&s),
         check_wal(s.min_wal, s.max_wal),
         check_clock(before, s.clock, after),
         check_connections(s.used_connections, s.max_connections),
@@ -140,42 +144,10 @@ fn check_writable(in_recovery: bool, read_only: &str) -> Finding {
         return Finding::fail(
             "postgresql.writable",
             "the server is a standby or read-only: no job can be accepted",
-            "let database.url name the primary; with several hosts add ?target_session_attrs=read-write",
+            "let database.url name the primary, by an address that follows it in a fail-over",
         );
     }
     Finding::ok("postgresql.writable", "takes writes")
-}
-
-fn check_durability(s: &Server) -> Finding {
-    const CHECK: &str = "postgresql.durability";
-    if s.synchronous_commit == "off" {
-        return Finding::fail(
-            CHECK,
-            "synchronous_commit is off: a crash loses jobs that were answered 202",
-            "set synchronous_commit to on for this database and user",
-        );
-    }
-    if s.fsync == "off" || s.full_page_writes == "off" {
-        return Finding::warn(
-            CHECK,
-            format!(
-                "fsync is {}, full_page_writes is {}: a power failure loses jobs, or the database",
-                s.fsync, s.full_page_writes
-            ),
-            "good for tests only: set both to on",
-        );
-    }
-    if s.asynchronous_replicas > 0 && s.standby_names.is_empty() {
-        return Finding::warn(
-            CHECK,
-            format!(
-                "{} asynchronous replicas and no synchronous one: a fail-over loses the newest jobs",
-                s.asynchronous_replicas
-            ),
-            "set synchronous_standby_names, such as 'ANY 1 (*)'",
-        );
-    }
-    Finding::ok(CHECK, format!("synchronous_commit is {}", s.synchronous_commit))
 }
 
 fn check_wal(min: i64, max: i64) -> Finding {
@@ -217,51 +189,25 @@ fn check_connections(used: i64, max: i32) -> Finding {
     Finding::ok("postgresql.connections", found)
 }
 
-#[derive(sqlx::FromRow)]
-struct Oldest {
-    what: String,
-    seconds: f64,
+/// What is said to another machine, passwords of users and their drafts included, can be read on the way.
+async fn check_tls(conn: &mut PgConnection, context: &Context) -> sqlx::Result<Vec<Finding>> {
+    let encrypted: bool = sqlx::query_scalar("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+        .fetch_one(conn)
+        .await?;
+    Ok(vec![judge_tls(encrypted, &context.database_host())])
 }
 
-/// Old snapshots stop vacuum everywhere; an open transaction that drew an outbox id keeps its hole open.
-async fn check_transactions(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
-    const CHECK: &str = "postgresql.transactions";
-    let oldest: Vec<Oldest> = sqlx::query_as(
-        "select what, seconds from (
-             select format('process %s of %s (%s, %s)', pid, coalesce(usename, '?'),
-                           coalesce(nullif(application_name, ''), 'no application name'), state) as what,
-                    extract(epoch from clock_timestamp() - xact_start)::float8 as seconds
-             from pg_stat_activity
-             where pid <> pg_backend_pid() and xact_start is not null
-               and backend_type in ('client backend', 'walsender')
-             union all
-             select format('prepared transaction %L of %s', gid, owner),
-                    extract(epoch from clock_timestamp() - prepared)::float8
-             from pg_prepared_xacts where database = current_database()
-         ) t
-         where seconds > $1 order by seconds desc limit 3",
-    )
-    .bind(LONG_TRANSACTION_SECONDS)
-    .fetch_all(conn)
-    .await?;
-    if oldest.is_empty() {
-        let found = format!("none is open for longer than {LONG_TRANSACTION_SECONDS} s");
-        return Ok(vec![Finding::ok(CHECK, found)]);
+fn judge_tls(encrypted: bool, host: &str) -> Finding {
+    const CHECK: &str = "postgresql.tls";
+    match (encrypted, is_local(host)) {
+        (true, _) => Finding::ok(CHECK, "encrypted"),
+        (false, true) => Finding::ok(CHECK, "not encrypted, on this machine"),
+        (false, false) => Finding::warn(
+            CHECK,
+            format!("the connection to {host} is not encrypted: drafts and jobs can be read on the way"),
+            "let PostgreSQL offer TLS (ssl = on), and add ?sslmode=verify-full to database.url",
+        ),
     }
-    Ok(oldest
-        .iter()
-        .map(|o| {
-            Finding::warn(
-                CHECK,
-                format!(
-                    "{} is open for {}: it holds back vacuum, and retention of partitions",
-                    o.what,
-                    duration(o.seconds)
-                ),
-                "end it: pg_terminate_backend(pid), or `rollback prepared`; then find who left it open",
-            )
-        })
-        .collect())
 }
 
 #[cfg(test)]
@@ -269,45 +215,6 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::{super::Status, *};
-
-    fn server() -> Server {
-        Server {
-            version: 150_018,
-            version_text: "15.18".to_owned(),
-            synchronous_commit: "on".to_owned(),
-            fsync: "on".to_owned(),
-            full_page_writes: "on".to_owned(),
-            standby_names: String::new(),
-            asynchronous_replicas: 0,
-            min_wal: 80 << 20,
-            max_wal: 1 << 30,
-            in_recovery: false,
-            read_only: "off".to_owned(),
-            clock: Utc::now(),
-            used_connections: 1,
-            max_connections: 100,
-        }
-    }
-
-    #[test]
-    fn a_server_that_can_lose_what_it_committed_is_named() {
-        assert_eq!(check_durability(&server()).status, Status::Ok);
-        let off = "off".to_owned();
-        let asynchronous = Server {
-            synchronous_commit: off.clone(),
-            ..server()
-        };
-        assert_eq!(check_durability(&asynchronous).status, Status::Fail);
-        assert_eq!(
-            check_durability(&Server { fsync: off, ..server() }).status,
-            Status::Warn
-        );
-        let replicated = Server {
-            asynchronous_replicas: 1,
-            ..server()
-        };
-        assert_eq!(check_durability(&replicated).status, Status::Warn);
-    }
 
     #[test]
     fn an_old_version_a_standby_and_small_wal_are_named() {

@@ -3,7 +3,7 @@
 use redis::{AsyncConnectionConfig, Client, RedisError};
 use secrecy::ExposeSecret;
 
-use super::{CALL_TIMEOUT, Finding};
+use super::{CALL_TIMEOUT, Finding, is_local};
 use crate::{config, jobs::cache::is_refused_login};
 
 pub(super) async fn check(config: &config::Redis) -> Vec<Finding> {
@@ -15,6 +15,7 @@ pub(super) async fn check(config: &config::Redis) -> Vec<Finding> {
             )];
             findings.push(check_role(&info));
             findings.push(check_memory(&info));
+            findings.push(check_tls(config.url.expose_secret()));
             findings
         }
         Err(error) => {
@@ -93,6 +94,25 @@ fn check_memory(info: &str) -> Finding {
         );
     }
     Finding::ok(CHECK, found)
+}
+
+fn check_tls(url: &str) -> Finding {
+    const CHECK: &str = "redis.tls";
+    let host = url::Url::parse(url)
+        .ok()
+        .and_then(|url| url.host_str().map(str::to_owned));
+    let host = host.unwrap_or_default();
+    if url.starts_with("rediss:") {
+        Finding::ok(CHECK, "encrypted")
+    } else if is_local(&host) {
+        Finding::ok(CHECK, "not encrypted, on this machine")
+    } else {
+        Finding::warn(
+            CHECK,
+            format!("the connection to {host} is not encrypted: jobs and the password can be read on the way"),
+            "let Redis listen with TLS, and write rediss:// in redis.url",
+        )
+    }
 }
 
 #[cfg(test)]
