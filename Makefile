@@ -25,13 +25,16 @@ faults-long: prerequisites ## The same, any number: N=10000; adds a row to docs/
 bench: prerequisites ## The goals of docs/benchmarks.md, measured: two hours; ONLY=G3, ROUNDS=5, BACKLOG=1000000
 	cargo bench --bench goals
 
-check: prerequisites ## Format, lints, documents, licences, layering, compose file
+check: prerequisites ## Format, lints, documents, licences, layering, alert rules, compose file
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 	cargo test --test it house::
 	@scripts/prerequisites cargo-deny
 	cargo deny --locked check licenses bans sources
+	@scripts/prerequisites promtool
+	promtool check rules ops/prometheus/rules.yml
+	promtool test rules ops/prometheus/rules.test.yml
 	@scripts/compose-config
 
 model: ## Explore every state of docs/model.md's scopes, and see the wrong variants caught

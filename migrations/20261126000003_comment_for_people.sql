@@ -13,6 +13,11 @@ comment on column installation.installation_id is 'made by `migrate`; part of th
 comment on column installation.topic is 'kafka.topic as a leader first saw it; null: none has yet, or `resume --accept-identity`';
 comment on column installation.cluster_id is 'Kafka''s cluster id as a leader first saw it; null as above';
 
+comment on column installation.halt_reason is 'why publishing halts although Kafka answers; null: it does not';
+comment on column installation.halted_since is 'since when; null as above';
+comment on column installation.log_lost is
+    'the log ended below what was acknowledged: goes on only by `dispatcher resume --accept-identity`';
+
 comment on table jobs is 'accepted jobs; immutable. What became of them is in job_results, of their message in outbox_status';
 comment on column jobs.id is 'jobId, a UUIDv7: select a time by uuid7_floor(timestamptz)';
 comment on column jobs.user_id is 'the owner: sub of the token';
