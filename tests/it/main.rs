@@ -4,6 +4,7 @@
 mod support;
 
 mod admin_api;
+mod alerts;
 mod content_worker;
 mod contract_http;
 mod crash_points;

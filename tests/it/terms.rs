@@ -26,20 +26,11 @@ impl Someone {
     }
 }
 
-/// The value of a metric without labels.
-async fn metric(app: &App, name: &str) -> f64 {
-    let metrics = app.metrics().await;
-    metrics
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-        .unwrap_or_else(|| panic!("no {name} in {metrics}"))
-}
-
 async fn shows(app: &App, expected: &[(&str, f64)]) {
     eventually(&format!("{} shows {expected:?}", app.name), PATIENCE, async || {
         let mut seen = Vec::new();
         for (name, _) in expected {
-            seen.push((*name, metric(app, name).await));
+            seen.push((*name, app.metric(name).await));
         }
         if seen == expected {
             Ok(())
@@ -75,7 +66,7 @@ async fn while_a_term_cannot_begin_the_gauges_tell_what_waits() {
         ],
     )
     .await;
-    assert!(metric(&app, "outbox_oldest_pending_age_seconds").await > 0.0);
+    assert!(app.metric("outbox_oldest_pending_age_seconds").await > 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +89,7 @@ async fn who_leads_no_more_shows_nothing_of_what_waits() {
     shows(&next, &waiting).await;
     former.thaw();
     shows(&former, &waiting.map(|(name, _)| (name, 0.0))).await;
-    assert!(metric(&former, "outbox_oldest_pending_age_seconds").await <= 0.0);
+    assert!(former.metric("outbox_oldest_pending_age_seconds").await <= 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

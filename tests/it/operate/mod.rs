@@ -5,8 +5,10 @@ mod command_line;
 mod dead_letters;
 mod doctor;
 mod pause;
+mod psql;
 mod reads;
 mod replays;
+mod restore;
 mod retain;
 mod streams;
 

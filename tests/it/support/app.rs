@@ -135,6 +135,15 @@ impl App {
         answer.text().await.expect("text")
     }
 
+    /// The value of a series, by its name with its labels as `/metrics` writes them: `job_results_total{outcome="repeated"}`.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics().await;
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+            .unwrap_or_else(|| panic!("no {series} in {metrics}"))
+    }
+
     /// The process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.lock().expect("not poisoned").id() as i32)

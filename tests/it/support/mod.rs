@@ -21,10 +21,12 @@
 
 pub mod app;
 pub mod content;
+pub mod document;
 pub mod drafts;
 pub mod history;
 pub mod load;
 pub mod proxy;
+pub mod psql;
 pub mod records;
 pub mod rig;
 pub mod s3;
