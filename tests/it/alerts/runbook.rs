@@ -131,7 +131,7 @@ impl<'a> Runbook<'a> {
 fn write_tools(dir: &Path, libs: &KafkaLibs) {
     for (name, class) in [
         ("kafka-topics.sh", "org.apache.kafka.tools.TopicCommand"),
-        ("kafka-configs.sh", "kafka.admin.ConfigCommand"),
+        ("kafka-configs.sh", "org.apache.kafka.tools.ConfigCommand"),
     ] {
         let tool = libs.tool(class);
         let words: Vec<_> = std::iter::once(tool.get_program())
