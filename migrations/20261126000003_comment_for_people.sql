@@ -116,6 +116,14 @@ comment on column result_dead_letters.key is 'the record''s key';
 comment on column result_dead_letters.value is 'the record''s value, as it came';
 comment on column result_dead_letters.received_at is 'when it was put aside';
 
+comment on column operator_acts.id is 'in the order of writing';
+comment on column operator_acts.at is 'when, by PostgreSQL''s clock';
+comment on column operator_acts.who is 'the token''s sub; on the command line --by, or user@host';
+comment on column operator_acts.via is 'cli, api or console';
+comment on column operator_acts.act is 'the command''s words: pause, dead-retry, replay-create';
+comment on column operator_acts.subject is 'on what, for people';
+comment on column operator_acts.reason is 'as it was given; null where none is asked for';
+
 comment on column outbox_status.id is 'the order of publishing; header outbox-id';
 comment on column outbox_status.event_id is 'ce_id: the same for a job''s message, its retries and replays';
 comment on column outbox_status.job_id is 'jobs.id; to look up one job, begin with jobs, which has its outbox_id';

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::Finding;
 
 /// Tables, and what is done with them, in the words of `grant`.
-const RIGHTS: [(&str, &str); 11] = [
+const RIGHTS: [(&str, &str); 12] = [
     ("jobs", "select,insert"),
     ("job_results", "select,insert"),
     ("idempotency_keys", "select,insert,delete"),
@@ -16,6 +16,7 @@ const RIGHTS: [(&str, &str); 11] = [
     ("outbox_control", "select,update"),
     ("installation", "select,update"),
     ("result_dead_letters", "select,insert,delete"),
+    ("operator_acts", "select,insert"),
     ("schema_compatibility", "select"),
 ];
 /// Tables whose partitions come and go: only an owner attaches and drops them.
