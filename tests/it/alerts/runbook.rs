@@ -1,6 +1,6 @@
 //! Following a runbook: its blocks, run as a person would run them.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use image_job_dispatcher::dev_stack::KafkaLibs;
 
@@ -33,7 +33,8 @@ impl<'a> Runbook<'a> {
     }
 
     /// Where the runbook says `example`, `real` is meant.
-    pub fn with(mut self, example: &str, real: impl ToString) -> Self {
+    #[must_use]
+    pub fn with(mut self, example: &str, real: &impl ToString) -> Self {
         self.stands_for.insert(0, (example.to_owned(), real.to_string()));
         self
     }
@@ -71,7 +72,7 @@ impl<'a> Runbook<'a> {
                         .await
                         .unwrap_or_else(|error| panic!("{}: {error}: {text}", self.name));
                     for row in rows {
-                        printed += &format!("{row}\n");
+                        writeln!(printed, "{row}").expect("writing to a String cannot fail");
                     }
                 }
                 other => panic!("{}: a block of {other:?}", self.name),

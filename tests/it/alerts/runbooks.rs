@@ -158,8 +158,8 @@ async fn dead_letters_are_looked_at_mended_and_sent_again_by_their_runbook() {
     // One is given up before the others are sent again: the document has it the other way round.
     let runbook = Runbook::open(&stage, "dead-rows", &[])
         .await
-        .with("4711", ids[0])
-        .with("4712", ids[1]);
+        .with("4711", &ids[0])
+        .with("4712", &ids[1]);
     let seen = runbook.look().await;
     says(
         &seen,
@@ -274,8 +274,8 @@ async fn long_transactions_open_and_prepared_are_found_and_ended_by_their_runboo
 
     let runbook = Runbook::open(&stage, "long-transaction", &[])
         .await
-        .with("4711", pid)
-        .with("'gid'", format!("'{gid}'"));
+        .with("4711", &pid)
+        .with("'gid'", &format!("'{gid}'"));
     let seen = runbook.look().await;
     says(
         &seen,
@@ -311,7 +311,9 @@ async fn a_row_under_an_id_that_was_given_up_is_counted_sent_and_found_by_its_ru
     let app = stage.app().await;
     metric(&app, "outbox_wrongly_closed_holes_total", "is 1", |v| v >= 1.0).await;
     stage.records(1).await;
-    let runbook = Runbook::open(&stage, "hole-wrongly-closed", &[]).await.with("4711", id);
+    let runbook = Runbook::open(&stage, "hole-wrongly-closed", &[])
+        .await
+        .with("4711", &id);
     says(
         &runbook.look().await,
         &["draws ids one by one", &format!("\"id\":{id}"), "gone/1"],
@@ -447,7 +449,7 @@ async fn answers_that_cannot_be_applied_and_jobs_that_fail_are_found_by_their_ru
     says(&aside.act().await, &["\"count\":1"]);
     let failing = Runbook::open(&stage, "jobs-failing", &[])
         .await
-        .with("018f...", jobs[0]);
+        .with("018f...", &jobs[0]);
     says(&failing.look().await, &["no ink", "\"count\":6"]);
     says(&failing.act().await, &[&jobs[0].to_string(), "published"]);
 }
