@@ -37,6 +37,6 @@ grant select (id, event_id, job_id, key, event_time, created_at, replay_of, repl
     on outbox_messages to dispatcher_viewer;
 
 grant select on jobs, job_results to dispatcher_viewer;
-grant select on outbox_dead_letters, outbox_replays, outbox_control, installation, schema_compatibility, operator_acts
-    to dispatcher_viewer;
+grant select on outbox_dead_letters, outbox_replays, outbox_control, installation, schema_compatibility, operator_acts,
+    outbox_audits, outbox_audit_findings to dispatcher_viewer;
 grant select (topic, partition, "offset", reason, error, received_at) on result_dead_letters to dispatcher_viewer;

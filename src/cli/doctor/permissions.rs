@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::Finding;
 
 /// Tables, and what is done with them, in the words of `grant`.
-const RIGHTS: [(&str, &str); 12] = [
+const RIGHTS: [(&str, &str); 14] = [
     ("jobs", "select,insert"),
     ("job_results", "select,insert"),
     ("idempotency_keys", "select,insert,delete"),
@@ -16,6 +16,8 @@ const RIGHTS: [(&str, &str); 12] = [
     ("outbox_control", "select,update"),
     ("installation", "select,update"),
     ("result_dead_letters", "select,insert,delete"),
+    ("outbox_audits", "select,insert,delete"),
+    ("outbox_audit_findings", "select,insert"),
     ("operator_acts", "select,insert"),
     ("schema_compatibility", "select"),
 ];
