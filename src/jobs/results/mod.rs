@@ -158,7 +158,7 @@ impl Results {
         let jobs = self.reader.read_many(&job_ids).await?;
 
         let known: Vec<_> = jobs.iter().map(|found| found.job.job_id).collect();
-        if new > 0 {
+        if new.rows > 0 {
             self.notifier.answered(&known);
         }
         let is_known = |id| known.contains(&id);
