@@ -407,10 +407,12 @@ fn plan(reader: &TopicReader<'_>, range: Range, extents: Option<&[Extent]>) -> R
                 end = at(to, CLOCK_ALLOWANCE)?.max(extent.map_or(i64::MIN, |e| e.last.saturating_add(1)));
             }
         }
+        let end = end.clamp(retained.low, retained.high);
         let span = Span {
             partition,
             begin: begin.clamp(retained.low, retained.high),
-            end: end.clamp(retained.low, retained.high),
+            end,
+            reaches: end,
         };
         parts.push(Part { retained, span });
     }

@@ -90,6 +90,8 @@ pub struct Span {
     pub begin: i64,
     /// The first offset that does not belong to it.
     pub end: i64,
+    /// The partition is known to reach to here: that it ends earlier is not believed.
+    pub reaches: i64,
 }
 
 /// Reads committed records of the topic, without a group. All calls block; `cancel` ends them.
@@ -190,7 +192,16 @@ impl<'a> TopicReader<'a> {
             match self.committed.poll(POLL) {
                 None if last_news.elapsed() > STALL_TIMEOUT => return Err(ReadError::Stalled),
                 None => continue,
-                Some(Err(KafkaError::PartitionEOF(partition))) => self.close(&mut open, partition)?,
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    // A replica that was just made leader may end before what its predecessor had shown: it knows how
+                    // far the others are only once they have asked it. What is missing arrives, or the stall decides.
+                    let span = spans.iter().find(|span| span.partition == partition);
+                    if span.is_none_or(|span| self.position(partition).is_ok_and(|at| at >= span.reaches)) {
+                        self.close(&mut open, partition)?;
+                    } else {
+                        continue;
+                    }
+                }
                 // The client mends its connections by itself, and needs no group: the stall decides.
                 Some(Err(KafkaError::MessageConsumption(code))) if is_of_the_client(code) => {
                     if last_news.elapsed() > STALL_TIMEOUT {
@@ -216,6 +227,16 @@ impl<'a> TopicReader<'a> {
             last_news = Instant::now();
         }
         Ok(())
+    }
+
+    /// The offset behind all that was read of a partition, markers of transactions included; 0 when nothing was.
+    fn position(&self, partition: i32) -> Result<i64, KafkaError> {
+        let positions = self.committed.position()?;
+        let found = positions.find_partition(self.topic, partition);
+        Ok(found.map_or(0, |p| match p.offset() {
+            Offset::Offset(offset) => offset,
+            _ => 0,
+        }))
     }
 
     /// A partition is read to its end once: what is appended later belongs to nobody's question.

@@ -88,6 +88,7 @@ pub fn read_tail(
                 begin,
                 // Whatever a zombie appends meanwhile is welcome.
                 end: i64::MAX,
+                reaches: retained.high,
             });
         }
     }

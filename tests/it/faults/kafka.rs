@@ -7,6 +7,8 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaResult,
     producer::{BaseProducer, Producer},
 };
 use uuid::Uuid;
@@ -115,6 +117,59 @@ async fn f29_brokers_killed_and_restarted_one_after_the_other_lose_nothing_and_k
     let kept = cluster.history(requests).await.kept();
     println!("{before:?}, then {kept:?}");
     assert_eq!(kept.repeats, before.repeats);
+}
+
+/// Which of the brokers coordinates all transactions: the leader of their log's one partition.
+async fn coordinator(bootstrap: &str) -> usize {
+    eventually("a coordinator", PATIENCE, async || {
+        let bootstrap = bootstrap.to_owned();
+        let ask = move || {
+            let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+            let seen = client.fetch_metadata(Some("__transaction_state"), Duration::from_secs(5))?;
+            Ok(seen.topics()[0].partitions().first().map_or(-1, |p| p.leader()))
+        };
+        let answer: KafkaResult<i32> = tokio::task::spawn_blocking(ask).await.expect("a task");
+        // Brokers are numbered from 1.
+        usize::try_from(answer.map_err(|e| e.to_string())? - 1).map_err(|_| "no leader".to_owned())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f29_the_transaction_coordinator_killed_and_stopped_under_load_makes_no_consumer_see_a_repeat() {
+    let cluster = Cluster::new().await;
+    let someone = Someone::new(&cluster.stage, 20).await;
+    let app = cluster.stage.app_with(&[], &[("relay.delivery", "exactly-once")]).await;
+    let load = someone.load(&app, 8);
+    cluster.goes_on(100).await;
+    for n in 0..4 {
+        let broker = &cluster.brokers[coordinator(&cluster.bootstrap).await];
+        if n % 2 == 0 {
+            broker.kill();
+        } else {
+            broker.stop().await.expect("it stops");
+        }
+        // With two of three, which is enough.
+        cluster.goes_on(100).await;
+        broker.restart().await.expect("it starts again");
+    }
+    let requests = load.stop().await;
+    cluster.stage.drained().await;
+    let history = cluster.history(requests).await;
+    let kept = history.kept();
+    println!(
+        "{kept:?}; {} times begun again",
+        app.log().matches("the relay begins again").count()
+    );
+    assert_eq!(kept.repeats, 0);
+    // And another client says so too.
+    let mut seen = cluster.stage.outbox_ids_seen_by_java().await;
+    seen.sort_unstable();
+    let rows: Vec<i64> = sqlx::query_scalar("select id from outbox_messages order by id")
+        .fetch_all(&cluster.stage.pool)
+        .await
+        .expect("ids");
+    assert!(seen == rows, "{} records in Java, {} rows", seen.len(), rows.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,7 +204,10 @@ const FAULTS: &[Fault] = &[
         29,
         "leader change, rolling restart of brokers",
         "order kept, nothing lost",
-        &["faults/kafka::f29_brokers_killed_and_restarted_one_after_the_other_lose_nothing_and_keep_the_order"],
+        &[
+            "faults/kafka::f29_brokers_killed_and_restarted_one_after_the_other_lose_nothing_and_keep_the_order",
+            "faults/kafka::f29_the_transaction_coordinator_killed_and_stopped_under_load_makes_no_consumer_see_a_repeat",
+        ],
     ),
     fault(
         30,

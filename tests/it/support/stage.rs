@@ -256,7 +256,7 @@ impl Stage {
             .await
             .tool("org.apache.kafka.tools.consumer.ConsoleConsumer");
         consumer
-            .args(["--bootstrap-server", &self.servers.kafka.bootstrap()])
+            .args(["--bootstrap-server", &self.environment()["kafka.brokers"]])
             .args(["--topic", &self.topic, "--from-beginning", "--timeout-ms", "10000"])
             .args(["--command-property", "isolation.level=read_committed"])
             .args(["--formatter-property", "print.headers=true"])
