@@ -29,7 +29,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{CliError, Context};
 use crate::{
     config::Config,
-    console::{self, ConsoleState},
+    console::{
+        self, ConsoleState,
+        monitor::{self, Monitor, Probe, Sampler},
+    },
     http::{
         self, AdminState, ApiState,
         auth::Authenticator,
@@ -55,7 +58,7 @@ use crate::{
         store::with_stable_plans,
         wake::Wake,
     },
-    publish::{client::base_config, topic::TopicInspector},
+    publish::{client::base_config, probe::BrokerProbe, topic::TopicInspector},
     relay::{self, Relay, replayer},
     telemetry::{self, Metrics},
 };
@@ -133,15 +136,19 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         metrics: Arc::clone(&metrics),
         max_header_bytes: config.http.max_header_bytes,
     };
+    let (monitor, sampler) = monitor(config, &database, &metrics)?;
     let console = authenticator.clone().map_or_else(Router::new, |authenticator| {
         console::router(ConsoleState {
             pool: console::pool(&database, config.database.connect_timeout),
             authenticator,
             config: Arc::new(config.clone()),
             metrics: Arc::clone(&metrics),
+            monitor: monitor.clone(),
+            stop: stop.clone(),
         })
     });
     let stop_admin = CancellationToken::new();
+    tasks.spawn("console monitor", sampler.run(stop_admin.clone()));
     tasks.spawn(
         "admin listener",
         listener::serve(
@@ -299,6 +306,38 @@ async fn authenticator(config: &Config, role: Role) -> Result<Option<Authenticat
         }
         Err(error) => Err(CliError::Usage(error.to_string())),
     }
+}
+
+/// What the console's overview is made of. Probes have clients of their own: what they meet disturbs nobody.
+fn monitor(
+    config: &Config,
+    database: &PgConnectOptions,
+    metrics: &Arc<Metrics>,
+) -> Result<(Monitor, Sampler), CliError> {
+    let kafka = BrokerProbe::new(&config.kafka).context("kafka.properties")?;
+    let redis = JobCache::new(
+        config.redis.url.expose_secret(),
+        config.redis.budget,
+        config.jobs.ttl,
+        Arc::clone(metrics),
+    )
+    .context("redis.url")?;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(config.database.connect_timeout)
+        .connect_lazy_with(with_stable_plans(database.clone()).application_name("dispatcher monitor"));
+    Ok(monitor::monitor(
+        pool,
+        Arc::clone(metrics),
+        Probe::new(move || {
+            let kafka = kafka.clone();
+            async move { kafka.ask().await }
+        }),
+        Probe::new(move || {
+            let redis = redis.clone();
+            async move { redis.ping().await }
+        }),
+    ))
 }
 
 /// The task that applies what the Content Service answers, on a pool of its own.

@@ -6,6 +6,8 @@
 
 pub mod api;
 pub mod auth;
+pub mod monitor;
+mod pages;
 pub mod request;
 pub mod session;
 
@@ -14,12 +16,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, header},
+    middleware,
     response::IntoResponse as _,
 };
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio_util::sync::CancellationToken;
 use tower_http::{
     csrf::{CsrfLayer, ProtectionError},
     set_header::SetResponseHeaderLayer,
@@ -27,6 +31,7 @@ use tower_http::{
 use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use self::monitor::Monitor;
 use crate::{
     config::Config,
     http::{
@@ -55,6 +60,10 @@ pub struct ConsoleState {
     pub config: Arc<Config>,
     /// What this process has measured.
     pub metrics: Arc<Metrics>,
+    /// What the overview shows.
+    pub monitor: Monitor,
+    /// Ends open streams.
+    pub stop: CancellationToken,
 }
 
 impl fmt::Debug for ConsoleState {
@@ -79,17 +88,19 @@ pub fn pool(database: &PgConnectOptions, connect_timeout: Duration) -> PgPool {
 /// All routes of the console.
 pub fn router(state: ConsoleState) -> Router {
     let (router, _) = routes().split_for_parts();
+    let router = router.merge(pages::routes());
     // `if_not_present`: a page may need to say more, or other things.
     let header =
         |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     router
-        .with_state(state)
+        .with_state(state.clone())
         // A request that a browser sends for a page of another origin; what the session's cookie needs beyond
         // that is asked in `auth`.
         .layer(
             CsrfLayer::new()
                 .with_rejection_response(|_: ProtectionError| Problem::new(Code::CrossOrigin).into_response()),
         )
+        .layer(middleware::from_fn_with_state(state, pages::as_page))
         .layer(header(header::CACHE_CONTROL, "no-store"))
         .layer(header(
             header::CONTENT_SECURITY_POLICY,

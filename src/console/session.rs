@@ -192,7 +192,7 @@ async fn read_form(headers: &HeaderMap, body: Body, console: &ConsoleState) -> R
 }
 
 /// A path of this listener, or [`HOME`]: a log-in leads nowhere else, whatever the link said.
-fn local(next: &str) -> &str {
+pub(super) fn local(next: &str) -> &str {
     let mut chars = next.chars();
     // `//host` and `/\host` are other hosts to a browser, and control characters are skipped by it.
     let stays = chars.next() == Some('/')

@@ -351,7 +351,7 @@ impl Code {
     }
 
     /// The code that a bare status of the framework stands for.
-    pub(super) fn of_status(status: StatusCode) -> Self {
+    pub fn of_status(status: StatusCode) -> Self {
         match status {
             StatusCode::NOT_FOUND => Self::NoSuchRoute,
             StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,

@@ -64,6 +64,11 @@ impl Problem {
         self
     }
 
+    /// What is special about this occurrence, or the catalogue's meaning.
+    pub fn text(&self) -> &str {
+        &self.detail
+    }
+
     /// Its name in the catalogue.
     pub fn code(&self) -> Code {
         self.code
@@ -73,6 +78,10 @@ impl Problem {
         self.cause.as_deref()
     }
 }
+
+/// An answer's extension: its body is for people and says what the problem is; it stays as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnBody;
 
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
@@ -131,7 +140,7 @@ pub(super) fn body(code: Code, detail: &str, instance: &str, request_id: &str) -
 /// The media type of [`body`].
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 
-/// Gives an error answer its body; leaves any other as it is. Returns the problem, for the log.
+/// Gives an error answer its body, unless it has one of its own; leaves any other as it is. Returns the problem, for the log.
 pub(super) fn render(response: &mut Response, instance: &str, request_id: &RequestId) -> Option<Problem> {
     let status = response.status();
     if status.as_u16() < StatusCode::BAD_REQUEST.as_u16() {
@@ -142,6 +151,9 @@ pub(super) fn render(response: &mut Response, instance: &str, request_id: &Reque
         .remove::<Problem>()
         .unwrap_or_else(|| Problem::new(Code::of_status(status)));
     *response.status_mut() = problem.code.entry().status;
+    if response.extensions().get::<OwnBody>().is_some() {
+        return Some(problem);
+    }
     *response.body_mut() = Body::from(body(problem.code, &problem.detail, instance, request_id.as_str()));
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);

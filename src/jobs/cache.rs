@@ -142,6 +142,19 @@ impl JobCache {
         serde_json::from_str(&text).ok()
     }
 
+    /// Whether Redis answers, asked beside the judgement that calls share: for the console.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub async fn ping(&self) -> Result<(), String> {
+        let mut connection = self.connection.lock().clone();
+        let answer = redis::cmd("PING").query_async::<()>(&mut connection).await;
+        answer.map_err(|error| {
+            self.begin_anew_after(&error);
+            describe(&error)
+        })
+    }
+
     /// `None`: it failed, or Redis is left alone for the moment.
     async fn within_budget<T>(&self, call: impl Future<Output = RedisResult<T>>) -> Option<T> {
         if self.paused_until.lock().is_some_and(|until| Instant::now() < until) {

@@ -127,6 +127,27 @@ pub(super) struct Found {
     pub job: JobView,
 }
 
+/// What the Content Service answered about a job, and when.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Answer {
+    /// `PROCESSING`, `COMPLETED` or `FAILED`.
+    pub status: String,
+    /// With COMPLETED.
+    pub images: Option<Json<Vec<Image>>>,
+    /// With FAILED.
+    pub error: Option<String>,
+    /// By PostgreSQL's clock.
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// The answers about a job, in the order of their arrival: two at most.
+pub async fn list_answers(conn: &mut PgConnection, job: Uuid) -> sqlx::Result<Vec<Answer>> {
+    sqlx::query_as("select status, images, error, recorded_at from job_results where job_id = $1 order by recorded_at")
+        .bind(job)
+        .fetch_all(conn)
+        .await
+}
+
 /// The state could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {

@@ -75,6 +75,55 @@ pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
     .await
 }
 
+/// The newest id of the outbox, whatever became of it; 0: it is empty.
+pub async fn read_newest_id(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select coalesce(max(id), 0) from outbox_messages")
+        .fetch_one(conn)
+        .await
+}
+
+/// Receipts that one look at latencies takes at most.
+const LATENCY_RECEIPTS: i64 = 1000;
+/// Checkpoints that it looks at at most: ten seconds of them under load.
+const LATENCY_CHECKPOINTS: i64 = 500;
+
+/// How long messages took from when their row was written to their receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, sqlx::FromRow)]
+pub struct Latency {
+    /// The median.
+    pub p50_seconds: f64,
+    /// The 99th percentile.
+    pub p99_seconds: f64,
+    /// Of so many messages.
+    pub messages: i64,
+}
+
+/// The latencies of what the newest checkpoints after `seq` have receipts of, at most [`LATENCY_RECEIPTS`] of
+/// them; `None`: there are none.
+pub async fn read_latency(conn: &mut PgConnection, after: i64) -> sqlx::Result<Option<Latency>> {
+    sqlx::query_as(
+        "with took as (
+             select extract(epoch from c.created_at - m.created_at)::float8 as seconds
+             from (
+                 select created_at, receipt_ids from outbox_checkpoints
+                 where seq > greatest($1, (select max(seq) from outbox_checkpoints) - $2) order by seq desc
+             ) c,
+             lateral unnest(c.receipt_ids) r (id),
+             lateral (select created_at from outbox_messages where id = r.id offset 0) m
+             limit $3
+         )
+         select coalesce(percentile_cont(0.5) within group (order by seconds), 0) as p50_seconds,
+                coalesce(percentile_cont(0.99) within group (order by seconds), 0) as p99_seconds,
+                count(*) as messages
+         from took having count(*) > 0",
+    )
+    .bind(after)
+    .bind(LATENCY_CHECKPOINTS)
+    .bind(LATENCY_RECEIPTS)
+    .fetch_optional(conn)
+    .await
+}
+
 /// A partition of one of the logs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct PartitionStatus {

@@ -3,6 +3,7 @@
 pub mod advice;
 pub mod client;
 pub mod kafka;
+pub mod probe;
 pub mod reader;
 pub mod tail;
 pub mod topic;

@@ -5,6 +5,7 @@ mod support;
 
 mod admin_api;
 mod alerts;
+mod console;
 mod content_worker;
 mod contract_http;
 mod crash_points;

@@ -9,7 +9,7 @@ mod control;
 mod dead_letters;
 pub mod messages;
 mod overview;
-mod replays;
+pub mod replays;
 mod retain;
 
 use sqlx::{PgTransaction, Postgres, pool::PoolConnection};
@@ -188,7 +188,7 @@ fn failed_midway(error: sqlx::Error) -> Problem {
 }
 
 /// What cannot be selected is to the caller.
-fn not_selected(error: SelectError) -> Problem {
+pub(super) fn not_selected(error: SelectError) -> Problem {
     match error {
         SelectError::Sql(error) => failed(error),
         missing => Problem::new(Code::NotFound).detail(missing.to_string()),
@@ -205,7 +205,7 @@ fn page_limit(asked: Option<i64>) -> Result<i64, Problem> {
 }
 
 /// A text of an act that has to say something.
-fn text(name: &str, given: &str) -> Result<String, Problem> {
+pub(super) fn text(name: &str, given: &str) -> Result<String, Problem> {
     let given = given.trim();
     let wrong = |why: String| Err(Problem::new(Code::MalformedBody).detail(why));
     if given.is_empty() {

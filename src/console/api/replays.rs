@@ -130,6 +130,18 @@ pub(super) async fn create(
     if !(1..=MAX_RATE).contains(&new.rate) {
         return Err(Problem::new(Code::MalformedBody).detail(format!("rate is from 1 to {MAX_RATE}")));
     }
+    match start(&console, &new, asked.count).await? {
+        Created::New(replay) => {
+            let location = format!("/admin/api/replays/{}", replay.id);
+            Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(replay)).into_response())
+        }
+        Created::Existing(replay) => Ok(Json(replay).into_response()),
+    }
+}
+
+/// Starts a replay, unless its operation was started before. `agreed`: start nothing when another number of messages
+/// is selected by now.
+pub async fn start(console: &ConsoleState, new: &NewReplay, agreed: Option<i64>) -> Result<Created, Problem> {
     let mut tx = console.begin().await?;
     if let Some(existing) = replays::find_operation(&mut tx, &new.operation_id)
         .await
@@ -143,30 +155,27 @@ pub(super) async fn create(
     if summary.count == 0 {
         return Err(Problem::new(Code::NotFound).detail("nothing matches: no message would be sent"));
     }
-    if asked.count.is_some_and(|agreed| agreed != summary.count) {
+    if agreed.is_some_and(|agreed| agreed != summary.count) {
         return Err(Problem::new(Code::SelectionChanged)
             .detail(format!("{} messages match now; nothing was started", summary.count)));
     }
-    let created = replays::create_replay(&mut tx, &new, &summary).await.map_err(failed)?;
+    let created = replays::create_replay(&mut tx, new, &summary).await.map_err(failed)?;
     commit(tx).await?;
     match created {
-        Created::New(replay) => {
-            let location = format!("/admin/api/replays/{}", replay.id);
-            Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(replay)).into_response())
-        }
+        Created::New(replay) => Ok(Created::New(replay)),
         Created::Existing(replay) => already(&new.selection, replay),
     }
 }
 
 /// The operation id was used before.
-fn already(asked: &Selection, existing: Replay) -> Result<Response, Problem> {
+fn already(asked: &Selection, existing: Replay) -> Result<Created, Problem> {
     if *asked != existing.filter.0 {
         return Err(Problem::new(Code::OperationIdReused).detail(format!(
             "the operation id {:?} names another selection, of {}",
             existing.operation_id, existing.created_at
         )));
     }
-    Ok(Json(existing).into_response())
+    Ok(Created::Existing(existing))
 }
 
 fn selection(wanted: &Wanted) -> Result<Selection, Problem> {
@@ -232,7 +241,8 @@ pub(super) async fn cancel(
     change(&console, &operator, &id, Change::Cancel).await
 }
 
-async fn change(
+/// Pauses, resumes or cancels a replay; it may be in that state already.
+pub async fn change(
     console: &ConsoleState,
     operator: &Operator,
     id: &str,

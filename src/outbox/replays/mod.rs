@@ -245,6 +245,18 @@ pub async fn list_replays(conn: &mut PgConnection, after: Option<Uuid>, limit: i
     .await
 }
 
+/// Replays that run or are paused, newest first, at most `limit`.
+pub async fn list_open_replays(conn: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Replay>> {
+    sqlx::query_as(concat!(
+        "select ",
+        replay_columns!(),
+        " from outbox_replays where state in ('running', 'paused') order by id desc limit $1"
+    ))
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
 /// What an operator does to a replay that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
