@@ -82,12 +82,12 @@ pub async fn insert_drafts(connection: &mut PgConnection) -> Result<Vec<User>> {
 }
 
 /// What a row of a backlog is made of: ids as the program makes them, ascending, and keys of 100,000 drafts.
-const ROWS: &str = "(lpad(to_hex((1764000000000 + n / 100) << 16 | 28672 | n & 4095), 16, '0')
+const ROWS: &str = "(lpad(to_hex(((1764000000000 + n / 100) << 16) | 28672 | (n & 4095)), 16, '0')
         || 'a' || lpad(to_hex(n), 15, '0'))::uuid,
-    (lpad(to_hex((1764000000000 + n / 100) << 16 | 28672 | n & 4095), 16, '0')
+    (lpad(to_hex(((1764000000000 + n / 100) << 16) | 28672 | (n & 4095)), 16, '0')
         || 'b' || lpad(to_hex(n), 15, '0'))::uuid,
-    lpad(to_hex(1 + n * 7919 % 100000), 32, '0')::uuid, now(), now(), convert_to($2, 'UTF8')
-    from generate_series(1, $1) n";
+    lpad(to_hex(1 + n * 7919 % 100000), 32, '0')::uuid, now(), now(), convert_to($3, 'UTF8')
+    from generate_series($1::bigint, $2::bigint) n";
 
 /// Whose rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +114,7 @@ pub async fn fill(connection: &mut PgConnection, kind: Kind, count: i64) -> Resu
             partitions::ensure_outbox(connection, PARTITION_ROWS).await?;
         }
         let rows = left.min(chunk);
-        insert(connection, table, rows).await?;
+        insert(connection, table, (count - left, rows)).await?;
         left -= rows;
     }
     // As autovacuum leaves it; without it the first reader of each page would pay for the hint bits.
@@ -124,11 +124,12 @@ pub async fn fill(connection: &mut PgConnection, kind: Kind, count: i64) -> Resu
     Ok(())
 }
 
-/// Commits `rows` messages to a table that is there.
-pub async fn insert(connection: &mut PgConnection, table: &str, rows: i64) -> Result<()> {
+/// Commits `rows` messages, after the first `before`, to a table that is there.
+pub async fn insert(connection: &mut PgConnection, table: &str, (before, rows): (i64, i64)) -> Result<()> {
     let insert = format!("insert into {table} (event_id, job_id, key, event_time, created_at, payload) select {ROWS}");
     sqlx::query(sqlx::AssertSqlSafe(insert))
-        .bind(rows)
+        .bind(before + 1)
+        .bind(before + rows)
         .bind(payload())
         .execute(&mut *connection)
         .await?;

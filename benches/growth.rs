@@ -124,7 +124,7 @@ async fn behind(stack: &Stack, count: i64, dropped: bool) -> Result<crate::repor
             behind + 1
         )))
         .await?;
-    insert(&mut connection, "outbox_messages", COUNT).await?;
+    insert(&mut connection, "outbox_messages", (0, COUNT)).await?;
     connection.execute("vacuum (analyze) outbox_messages").await?;
     let (sample, service) = drain::relay(
         stack,

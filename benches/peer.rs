@@ -78,7 +78,7 @@ impl Peer {
         connection
             .execute("select pg_create_logical_replication_slot('peer', 'pgoutput')")
             .await?;
-        insert(&mut connection, "textbook_outbox", count).await?;
+        insert(&mut connection, "textbook_outbox", (0, count)).await?;
         connection.execute("checkpoint").await?;
 
         let look = Topic::new(stack, &topic)?;
