@@ -1,7 +1,7 @@
 //! The servers, and what each measurement has for itself on them: a database, a topic, a service.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, File},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -144,12 +144,12 @@ impl Stack {
     /// A new database with a committed backlog of `count` messages and nothing drained.
     pub async fn database_with_backlog(&self, kind: Kind, count: i64) -> Result<Database> {
         let mut backlogs = self.backlogs.lock().await;
-        if !backlogs.contains_key(&(kind, count)) {
+        if let Entry::Vacant(missing) = backlogs.entry((kind, count)) {
             let database = self.database().await?;
             let mut connection = database.connect().await?;
             backlog::fill(&mut connection, kind, count).await?;
             connection.close().await?;
-            backlogs.insert((kind, count), database);
+            missing.insert(database);
         }
         // PostgreSQL's checkpoint, so that none falls into the measurement: the copy is written to the WAL whole,
         // and a page that was written since the checkpoint is not written whole again.
