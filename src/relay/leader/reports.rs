@@ -41,8 +41,8 @@ impl Leader<'_> {
                         self.acknowledged(&sent, placed, now, wall);
                     }
                 }
-                Err(Refused { class, error }) => match own_fault(&sent, class) {
-                    Some(class) => {
+                Err(Refused { class, error }) => {
+                    if let Some(class) = own_fault(&sent, class) {
                         self.unrecorded -= 1;
                         let condemned = Condemned {
                             id: sent.id,
@@ -56,12 +56,11 @@ impl Leader<'_> {
                                 "a delivery failed: a record was refused, and its transaction with it".to_owned()
                             });
                         }
-                    }
-                    None => {
+                    } else {
                         self.failed(class);
                         failure.get_or_insert(format!("a delivery failed: {error}"));
                     }
-                },
+                }
             }
         }
         if taken > 0 {
