@@ -161,14 +161,19 @@ async fn a_stream_tells_what_becomes_of_the_message_dead_and_sent_again_included
     assert!(paused.status.success(), "{paused:?}");
     let (job_id, token) = job(&stage, &app).await;
     let mut events = Events::open(&app, job_id, &token, None).await;
-    let state = |(_, body): (String, Value)| body["message"]["state"].as_str().expect("a state").to_owned();
-    assert_eq!(state(events.next().await.expect("an event")), "pending");
+    let state_of = |(_, body): (String, Value)| body["message"]["state"].as_str().expect("a state").to_owned();
+    assert_eq!(state_of(events.next().await.expect("an event")), "pending");
 
     // Smaller than the record, behind the service's back.
     stage.limit_topic("300").await;
     let resumed = stage.run(&["resume"]).await;
     assert!(resumed.status.success(), "{resumed:?}");
-    assert_eq!(state(events.next().await.expect("an event")), "dead", "{}", app.log());
+    assert_eq!(
+        state_of(events.next().await.expect("an event")),
+        "dead",
+        "{}",
+        app.log()
+    );
 
     stage.limit_topic("1000000").await;
     eventually("the retried message is published", 2 * PATIENCE, async || {
@@ -184,5 +189,5 @@ async fn a_stream_tells_what_becomes_of_the_message_dead_and_sent_again_included
         }
     })
     .await;
-    while state(events.next().await.expect("an event")) != "published" {}
+    while state_of(events.next().await.expect("an event")) != "published" {}
 }

@@ -1,4 +1,5 @@
-//! What the overview shows: one look at everything each [`EVERY`], kept for an hour and for a day.
+//! What the overview shows: one look at everything each [`EVERY`], kept for an hour and for a day. While nobody looks
+//! and nothing moves, one each [`EVERY_IDLE`]: an idle replica asks next to nothing.
 //!
 //! Pages read the newest look and never ask anybody themselves, so that the overview is there at once, also
 //! while PostgreSQL is away, and costs the same for one operator and for twenty. [`history`], [`verdict`] and
@@ -19,7 +20,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use sqlx::{PgConnection, PgPool};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::history::{History, Point};
@@ -35,6 +36,12 @@ use crate::{
 
 /// Between two looks: what an operator sees is so old at most.
 const EVERY: Duration = Duration::from_secs(2);
+/// The same while no operator looks and the log stands still.
+const EVERY_IDLE: Duration = Duration::from_mins(1);
+/// Somebody who asked for a look so long ago has gone.
+const ATTENTION: Duration = Duration::from_mins(1);
+/// How long a page waits for a look that is not older than [`EVERY`].
+const FRESH_WITHIN: Duration = Duration::from_secs(1);
 /// For one look at the database; then it counts as away.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 /// For one probe of Kafka or Redis.
@@ -134,7 +141,26 @@ pub struct Look {
 #[derive(Debug, Clone)]
 pub struct Monitor {
     newest: watch::Receiver<Option<Arc<Look>>>,
+    attention: Arc<Attention>,
     history: Arc<Mutex<History>>,
+}
+
+/// Whether an operator looks.
+#[derive(Debug, Default)]
+struct Attention {
+    drawn_at: Mutex<Option<Instant>>,
+    drawn: Notify,
+}
+
+impl Attention {
+    fn draw(&self) {
+        *self.drawn_at.lock() = Some(Instant::now());
+        self.drawn.notify_one();
+    }
+
+    fn is_drawn(&self) -> bool {
+        self.drawn_at.lock().is_some_and(|at| at.elapsed() < ATTENTION)
+    }
 }
 
 /// The task that looks.
@@ -144,6 +170,7 @@ pub struct Sampler {
     metrics: Arc<Metrics>,
     kafka: Probe,
     redis: Probe,
+    attention: Arc<Attention>,
     newest: watch::Sender<Option<Arc<Look>>>,
     history: Arc<Mutex<History>>,
     counts: VecDeque<Count>,
@@ -164,8 +191,10 @@ struct Count {
 pub fn monitor(pool: PgPool, metrics: Arc<Metrics>, kafka: Probe, redis: Probe) -> (Monitor, Sampler) {
     let (sender, newest) = watch::channel(None);
     let history = Arc::new(Mutex::new(History::default()));
+    let attention = Arc::new(Attention::default());
     let monitor = Monitor {
         newest,
+        attention: Arc::clone(&attention),
         history: Arc::clone(&history),
     };
     let sampler = Sampler {
@@ -173,6 +202,7 @@ pub fn monitor(pool: PgPool, metrics: Arc<Metrics>, kafka: Probe, redis: Probe) 
         metrics,
         kafka,
         redis,
+        attention,
         newest: sender,
         history,
         counts: VecDeque::new(),
@@ -184,10 +214,31 @@ pub fn monitor(pool: PgPool, metrics: Arc<Metrics>, kafka: Probe, redis: Probe) 
 impl Monitor {
     /// The newest look; none within the first seconds of the process.
     pub fn newest(&self) -> Option<Arc<Look>> {
+        self.attention.draw();
         self.newest.borrow().clone()
     }
 
-    /// To wait for the next look.
+    /// A look that is not older than two of them apart, or after [`FRESH_WITHIN`] the newest there is.
+    pub async fn fresh(&self) -> Option<Arc<Look>> {
+        self.attention.draw();
+        let mut newest = self.newest.clone();
+        let is_fresh = |look: &Option<Arc<Look>>| {
+            let age = look.as_ref().and_then(|look| (Utc::now() - look.at).to_std().ok());
+            age.is_some_and(|age| age < 2 * EVERY)
+        };
+        // Too late: what there is says how old it is.
+        let _ = tokio::time::timeout(FRESH_WITHIN, newest.wait_for(is_fresh)).await;
+        self.newest()
+    }
+
+    /// Waits for the next look, and has it taken soon. `None`: there will be none.
+    pub async fn next(&self, seen: &mut watch::Receiver<Option<Arc<Look>>>) -> Option<Option<Arc<Look>>> {
+        self.attention.draw();
+        seen.changed().await.ok()?;
+        Some(seen.borrow_and_update().clone())
+    }
+
+    /// For [`Monitor::next`].
     pub fn follow(&self) -> watch::Receiver<Option<Arc<Look>>> {
         self.newest.clone()
     }
@@ -201,17 +252,33 @@ impl Monitor {
 impl Sampler {
     /// Looks until `cancel`.
     pub async fn run(mut self, cancel: CancellationToken) {
-        let mut timer = tokio::time::interval(EVERY);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let look = async {
-                timer.tick().await;
-                self.look().await
-            };
-            let Some(look) = cancel.run_until_cancelled(look).await else {
+            let Some(look) = cancel.run_until_cancelled(self.look()).await else {
                 return;
             };
+            let moves = self.moves();
             self.newest.send_replace(Some(Arc::new(look)));
+            let pause = async {
+                if moves || self.attention.is_drawn() {
+                    tokio::time::sleep(EVERY).await;
+                } else {
+                    let _ = tokio::time::timeout(EVERY_IDLE, self.attention.drawn.notified()).await;
+                }
+            };
+            if cancel.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Something waits, came in or went out since the look before; or that cannot be known.
+    fn moves(&self) -> bool {
+        let mut newest = self.counts.iter().rev();
+        match (newest.next(), newest.next()) {
+            (Some(now), Some(before)) => {
+                now.pending > 0 || (now.newest_id, now.published) != (before.newest_id, before.published)
+            }
+            _ => true,
         }
     }
 

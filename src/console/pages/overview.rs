@@ -112,9 +112,10 @@ pub(super) async fn show(
     let here = if query.span() == Span::Day { "/?span=24h" } else { "/" };
     let c = Chrome::new(&console, &headers, &operator, here);
     let t = c.t;
+    let newest = console.monitor.fresh().await;
     let points = console.monitor.history(query.span());
     let overview = Overview {
-        live: Live::of(t, console.monitor.newest().as_deref())
+        live: Live::of(t, newest.as_deref())
             .render()
             .map_err(|error| Problem::new(crate::http::catalogue::Code::Internal).cause(error))?,
         hour: query.span() == Span::Hour,
@@ -143,17 +144,16 @@ pub(super) async fn live(
     operator?;
     let t = Lang::of(&headers);
     let end = tokio::time::Instant::now() + STREAM;
-    let state = (console.monitor.follow(), console.stop.clone());
-    let events = stream::unfold(state, move |(mut looks, stop)| async move {
-        let next = tokio::time::timeout_at(end, looks.changed());
+    let state = (console.monitor.follow(), console.monitor, console.stop);
+    let events = stream::unfold(state, move |(mut looks, monitor, stop)| async move {
+        let next = tokio::time::timeout_at(end, monitor.next(&mut looks));
         // A stop ends streams first: an open one would hold it up.
-        let Some(Ok(Ok(()))) = stop.run_until_cancelled(next).await else {
+        let Some(Ok(Some(look))) = stop.run_until_cancelled(next).await else {
             return None;
         };
-        let look = looks.borrow_and_update().clone();
         let html = Live::of(t, look.as_deref()).render().ok()?;
         let event = Event::default().event("look").data(html);
-        Some((Ok::<_, Infallible>(event), (looks, stop)))
+        Some((Ok::<_, Infallible>(event), (looks, monitor, stop)))
     });
     // nginx would keep the events until it has a buffer full of them.
     let unbuffered = (

@@ -178,7 +178,7 @@ async fn dead_letters_are_looked_at_mended_and_sent_again_by_their_runbook() {
         .await;
     assert!(given_up.status.success(), "{given_up:?}");
     says(&runbook.act().await, &["Completed updating config", "\"dead\":"]);
-    eventually("both are in the topic", Duration::from_secs(60), async || {
+    eventually("both are in the topic", Duration::from_mins(1), async || {
         // What the service does not know yet of the limit, it refuses once more.
         runbook.act().await;
         match stage.records_now().await.len() {

@@ -9,6 +9,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::KafkaResult,
+    metadata::MetadataPartition,
     producer::{BaseProducer, Producer},
 };
 use uuid::Uuid;
@@ -126,7 +127,10 @@ async fn coordinator(bootstrap: &str) -> usize {
         let ask = move || {
             let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
             let seen = client.fetch_metadata(Some("__transaction_state"), Duration::from_secs(5))?;
-            Ok(seen.topics()[0].partitions().first().map_or(-1, |p| p.leader()))
+            Ok(seen.topics()[0]
+                .partitions()
+                .first()
+                .map_or(-1, MetadataPartition::leader))
         };
         let answer: KafkaResult<i32> = tokio::task::spawn_blocking(ask).await.expect("a task");
         // Brokers are numbered from 1.

@@ -7,7 +7,7 @@ mod links;
 mod postgres;
 mod relay;
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use uuid::Uuid;
 
@@ -16,15 +16,15 @@ use crate::support::{App, Stage, drafts, history::Request, load, token_for};
 /// A fault, the behaviour wanted, and the tests that see it. Without tests: why there is none.
 struct Fault {
     number: usize,
-    fault: &'static str,
+    what: &'static str,
     wanted: &'static str,
     tests: &'static [&'static str],
 }
 
-const fn fault(number: usize, fault: &'static str, wanted: &'static str, tests: &'static [&'static str]) -> Fault {
+const fn fault(number: usize, what: &'static str, wanted: &'static str, tests: &'static [&'static str]) -> Fault {
     Fault {
         number,
-        fault,
+        what,
         wanted,
         tests,
     }
@@ -123,7 +123,7 @@ fn table() -> String {
     let mut table = "| # | fault | wanted | seen by |\n|---|---|---|---|\n".to_owned();
     for Fault {
         number,
-        fault,
+        what,
         wanted,
         tests,
     } in FAULTS
@@ -134,7 +134,7 @@ fn table() -> String {
         } else {
             tests.join("<br>")
         };
-        table += &format!("| {number} | {fault} | {wanted} | {seen} |\n");
+        let _ = writeln!(table, "| {number} | {what} | {wanted} | {seen} |");
     }
     table
 }

@@ -230,7 +230,7 @@ async fn f11_commits_that_take_for_ever_are_a_503_with_retry_after_and_nobody_wa
     slow(&mut admin, false).await;
     assert!(waited < Duration::from_secs(25), "{waited:?}");
     assert!(answers.iter().all(|answer| *answer == (503, true)), "{answers:?}");
-    eventually("jobs are accepted again", Duration::from_secs(60), async || {
+    eventually("jobs are accepted again", Duration::from_mins(1), async || {
         let request = send(&app.http, &app.base_url, &someone.token, someone.drafts[0], None).await;
         let outcome = request.outcome;
         requests.push(request);

@@ -210,7 +210,7 @@ async fn f25_a_long_backlog_drains_at_full_speed_in_constant_memory() {
     let (long, took) = peak(LONG).await;
     // The window, and no more: 16,384 records of some 700 bytes in the client, and read ahead.
     assert!(long < short + 150, "{long} MB, of a short backlog {short} MB");
-    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert!(took < Duration::from_mins(1), "{took:?}");
 }
 
 /// Reads the sources: whoever takes or keeps a lease by this machine's clock would be wrong by its skew.

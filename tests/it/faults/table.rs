@@ -230,7 +230,15 @@ const FAULTS: &[Fault] = &[
         "the reason is shown, an operator mends it",
         &["kept_out::a_wrong_kafka_password_is_named_so_and_with_the_right_one_all_is_published"],
     ),
-    fault(33, "an acknowledged log is lost", "`audit` finds it", &[]),
+    fault(
+        33,
+        "an acknowledged log is lost",
+        "`audit` finds it",
+        &[
+            "operate/audit::a_topic_that_was_deleted_and_made_again_has_lost_all_and_its_replay_makes_the_audit_clean",
+            "lost_log::a_leader_whose_topic_is_made_again_halts_at_the_first_acknowledgement_below_what_it_recorded",
+        ],
+    ),
     fault(
         34,
         "a fatal error of the producer",

@@ -1,6 +1,7 @@
 //! The topic compared with the receipts, where acknowledged records were truly lost.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use image_job_dispatcher::outbox::replays::{Pace, Which, advance};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -143,7 +144,7 @@ async fn a_topic_that_was_deleted_and_made_again_has_lost_all_and_its_replay_mak
     assert_eq!((ids(&found(&lost, "missing")), &lost["clean"]), (all, &json!(false)));
 
     run(&stage, &["resume", "--accept-identity", "--yes"]).await.json();
-    let _app = stage.app().await;
+    let app = stage.app().await;
     let clean = replay_what_is_missing(&stage, 40).await;
     assert_eq!(
         counts(
@@ -163,7 +164,7 @@ async fn a_topic_that_was_deleted_and_made_again_has_lost_all_and_its_replay_mak
     );
 
     // And the replay's own records can be lost, too: now its rows are what is missing.
-    drop(_app);
+    drop(app);
     make_again(&stage).await;
     let lost = audit(&stage, &[]).await.any_json();
     assert_eq!(counts(&lost, &["missing", "made_good"]), [80, 0], "{lost}");
@@ -215,7 +216,6 @@ async fn a_replay_that_is_on_its_way_is_not_missing_and_one_that_died_is() {
     let create = ["replay", "create", "--missing", "--reason", "x", "--yes"];
     run(&stage, &create).await.json();
     let mut conn = stage.connect().await;
-    use image_job_dispatcher::outbox::replays::{Pace, Which, advance};
     advance(&mut conn, Which::Due, Pace::Now)
         .await
         .expect("a step")

@@ -171,7 +171,10 @@ async fn people_who_only_look_see_the_views_and_nothing_of_what_users_wrote_and_
             .execute(&mut anna)
             .await
             .expect_err(refused);
-        let code = error.as_database_error().and_then(|e| e.code()).map(String::from);
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .map(String::from);
         // `delete from` a view: it is no view that can be written through.
         assert!(matches!(code.as_deref(), Some("42501" | "55000")), "{refused}: {error}");
     }

@@ -1,6 +1,7 @@
 //! Servers, links and replicas on which one plan after the other is run.
 
 use std::{
+    fmt::Write as _,
     os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
     sync::{
@@ -42,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(8);
 /// Load goes on for so long after the last fault has been healed.
 const FAIR_WEATHER: Duration = Duration::from_millis(300);
 /// For each replica to be ready once all is healed.
-const READY_BOUND: Duration = Duration::from_secs(60);
+const READY_BOUND: Duration = Duration::from_mins(1);
 /// From then until nothing is pending.
 const DRAIN_BOUND: Duration = Duration::from_secs(90);
 /// For a replica to end after SIGTERM: far above its `shutdown.budget`.
@@ -382,7 +383,7 @@ impl Run {
     }
 
     fn keep_log(&self, app: &App) {
-        *self.logs.lock() += &format!("---- {} ----\n{}", app.name, app.log());
+        let _ = write!(self.logs.lock(), "---- {} ----\n{}", app.name, app.log());
     }
 
     async fn has_stopped(&self, app: &App) {
@@ -543,7 +544,7 @@ impl Run {
             if let Some(status) = app.exit_status() {
                 other.push(format!("{} ended by itself: {status}", app.name));
             }
-            *self.logs.lock() += &format!("---- {} ----\n{}", app.name, app.log());
+            let _ = write!(self.logs.lock(), "---- {} ----\n{}", app.name, app.log());
         }
         Ran {
             kept,

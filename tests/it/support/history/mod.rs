@@ -142,6 +142,9 @@ pub struct History {
     pub pause_grace: Duration,
 }
 
+/// id, event_id, job_id, key, replay_of, replay_id.
+type OutboxRow = (i64, Uuid, Uuid, Uuid, Option<i64>, Option<Uuid>);
+
 impl History {
     /// Reads topic and database of a stage, whose settings say what is promised.
     pub async fn gather(stage: &Stage, requests: Vec<Request>) -> Self {
@@ -157,7 +160,7 @@ impl History {
             .fetch_all(pool)
             .await
             .expect("jobs");
-        let rows: Vec<(i64, Uuid, Uuid, Uuid, Option<i64>, Option<Uuid>)> =
+        let rows: Vec<OutboxRow> =
             sqlx::query_as("select id, event_id, job_id, key, replay_of, replay_id from outbox_messages")
                 .fetch_all(pool)
                 .await
