@@ -412,11 +412,8 @@ async fn what_is_said_to_another_machine_without_tls_is_named_and_on_this_one_is
 async fn what_is_wrong_with_a_server_is_named_and_gone_when_it_is_mended() {
     let stage = Stage::new().await;
     let home = Home::temporary().expect("a home");
-    let settings = [
-        ("archive_mode", "on"),
-        ("archive_command", "false"),
-        ("max_connections", "12"),
-    ];
+    // Not the archive_command: what is given to a server's command line cannot be mended by `alter system`.
+    let settings = [("archive_mode", "on"), ("max_connections", "12")];
     let (postgres, redis) = tokio::join!(Postgres::start(&home, &settings), RedisServer::start(&home));
     let (postgres, redis) = (postgres.expect("PostgreSQL starts"), redis.expect("Redis starts"));
     let stage = stage
