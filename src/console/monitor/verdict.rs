@@ -65,7 +65,7 @@ impl Verdict {
             Self::Paused
         } else if seen.overview.leader.is_none() {
             Self::NoLeader
-        } else if look.breaker_open || (old && !moves && look.kafka.answer.is_err()) {
+        } else if (waits && look.breaker_open) || (old && !moves && look.kafka.answer.is_err()) {
             Self::KafkaAway
         } else if old && look.rates.is_none() {
             Self::Starting
@@ -246,7 +246,16 @@ mod tests {
             }),
             Verdict::KafkaAway
         );
-        assert_eq!(verdict(|_, look| look.breaker_open = true), Verdict::KafkaAway);
+        let open = |waits: bool, dead: i64| {
+            verdict(|seen, look| {
+                look.breaker_open = true;
+                seen.overview.pending = i64::from(waits);
+                seen.overview.dead = dead;
+            })
+        };
+        assert_eq!(open(true, 1), Verdict::KafkaAway);
+        // After a refusal it stays open until the next message is taken: nobody waits for that one.
+        assert_eq!(open(false, 1), Verdict::DeadLetters);
         assert_eq!(
             verdict(|seen, look| {
                 waiting(seen, 60.0);

@@ -11,6 +11,7 @@ use super::{assets, format, words::Lang};
 use crate::{
     console::{ConsoleState, auth::Operator},
     http::{auth::Role, catalogue::Code, problem::Problem},
+    outbox::control::Pause,
 };
 
 /// The sections, in the order of the navigation.
@@ -186,12 +187,17 @@ impl Chrome {
 
 fn pause(t: Lang, console: &ConsoleState) -> Option<PauseBanner> {
     let look = console.monitor.newest()?;
-    let pause = look.seen.as_ref()?.pause.as_ref()?;
-    Some(PauseBanner {
-        by: pause.by.clone(),
-        span: format::since(t, pause.since, Utc::now()),
-        reason: pause.reason.clone(),
-    })
+    Some(PauseBanner::of(t, look.seen.as_ref()?.pause.as_ref()?))
+}
+
+impl PauseBanner {
+    pub fn of(t: Lang, pause: &Pause) -> Self {
+        Self {
+            by: pause.by.clone(),
+            span: format::since(t, pause.since, Utc::now()),
+            reason: pause.reason.clone(),
+        }
+    }
 }
 
 /// Host and name, and no more: whoever acts has to know which one it is.

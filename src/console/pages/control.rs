@@ -9,7 +9,7 @@ use axum::{
 use chrono::Utc;
 
 use super::{
-    chrome::{Chrome, Section, page},
+    chrome::{Chrome, PauseBanner, Section, page},
     form::Fields,
     format::{self, Time},
 };
@@ -55,11 +55,12 @@ pub(super) async fn show(
     operator: Operator,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let c = Chrome::new(&console, &headers, &operator, "/control");
+    let mut c = Chrome::new(&console, &headers, &operator, "/control");
     let t = c.t;
     let mut conn = console.conn().await?;
     // Not the monitor's: who has just acted sees it at once.
     let pause = read_pause(&mut conn).await.map_err(failed)?;
+    c.pause = pause.as_ref().map(|pause| PauseBanner::of(t, pause));
     let partitions = list_partitions(&mut conn).await.map_err(failed)?;
     drop(conn);
     let control = Control {
