@@ -392,7 +392,9 @@ impl Run {
             match app.exit_status() {
                 Some(status) if status.success() || has_crashed(status) => return,
                 // It had just been started: nobody listened to signals yet, and nothing was accepted.
-                Some(status) if status.signal() == Some(Signal::SIGTERM as i32) => return,
+                Some(status) if status.signal() == Some(Signal::SIGTERM as i32) && !app.log().contains("serving") => {
+                    return;
+                }
                 Some(status) => return self.other.lock().push(format!("{} stopped with {status}", app.name)),
                 None if Instant::now() > give_up => {
                     app.kill();
