@@ -191,3 +191,34 @@ async fn a_stream_tells_what_becomes_of_the_message_dead_and_sent_again_included
     .await;
     while state_of(events.next().await.expect("an event")) != "published" {}
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_only_accepts_tells_what_the_others_have_done() {
+    const JOBS: u32 = 5;
+    let stage = Stage::new().await;
+    let content = ContentService::on(&stage).await;
+    // It has no public listener to be asked whether it is ready; the first job waits for it.
+    let _relay = stage.spawn_app(&["--role", "relay"], &[]);
+    let api = stage.app_with(&["--role", "api"], &[]).await;
+    let mut slow = std::time::Duration::ZERO;
+    for _ in 0..JOBS {
+        let (job_id, token) = job(&stage, &api).await;
+        let mut events = Events::open(&api, job_id, &token, None).await;
+        loop {
+            let (_, body) = events.next().await.expect("an event");
+            if body["message"]["state"] == "published" {
+                break;
+            }
+        }
+        let result = |status: &str| json!({"jobId": job_id, "status": status, "images": [], "error": "no ink"});
+        content.result(job_id, &result("PROCESSING")).await;
+        events.until("PROCESSING").await;
+        let began = std::time::Instant::now();
+        content.result(job_id, &result("FAILED")).await;
+        events.until("FAILED").await;
+        slow += began.elapsed();
+    }
+    // Right after a change was told, polling alone would take its whole period for the next one.
+    let by_polling = image_job_dispatcher::jobs::watch::POLL * JOBS;
+    assert!(slow < by_polling / 2, "{slow:?} for {JOBS} changes");
+}

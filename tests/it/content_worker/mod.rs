@@ -1,6 +1,7 @@
 //! `content-worker`: what becomes of one record, and of many while it is killed.
 
 mod bucket;
+mod group;
 mod nasty;
 
 use std::{

@@ -276,17 +276,25 @@ async fn f13_under_an_old_snapshot_nothing_of_the_logs_is_dead_and_polling_stays
     let kept = History::gather(&stage, requests).await.kept();
     println!("{} jobs, {inserted} rows inserted, {changed} changed", kept.accepted);
     assert_eq!(changed, 0, "nothing for vacuum, which could not remove it");
-    // A poll of an idle leader touches a handful of pages, whatever was drained before.
+    // A poll of an idle leader touches a handful of pages, whatever was drained before. What autovacuum's analysis
+    // reads is counted with it, so a window is looked for in which there was none.
     let hits = async || -> i64 {
         sqlx::query_scalar("select blks_hit + blks_read from pg_stat_database where datname = current_database()")
             .fetch_one(&stage.pool)
             .await
             .expect("statistics")
     };
-    let before = hits().await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let pages = hits().await - before;
-    assert!(pages < 3_000, "{pages} pages in three seconds of polling");
+    eventually("three seconds of polling cost few pages", PATIENCE, async || {
+        let before = hits().await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let pages = hits().await - before;
+        if pages < 3_000 {
+            Ok(())
+        } else {
+            Err(format!("{pages} pages"))
+        }
+    })
+    .await;
     snapshot.rollback().await.expect("rolled back");
 }
 

@@ -44,28 +44,38 @@ use std::time::{Duration, Instant};
 /// How long a thing may take that normally takes milliseconds, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Polls `look` until it gives `Ok`, at most for `bound`; then panics with `what` and the last `Err`.
+/// Polls `look` until it gives `Ok`, at most for `bound`; then panics with `what` and the last `Err`. A look that does
+/// not come back is given up then, too: on a machine whose disk is full, a server may neither answer nor hang up.
 pub async fn eventually<T, E: std::fmt::Display>(
     what: &str,
     bound: Duration,
     mut look: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let deadline = Instant::now() + bound;
+    let mut seen = "nothing".to_owned();
     loop {
-        match look().await {
-            Ok(value) => return value,
-            Err(seen) if Instant::now() >= deadline => panic!("not within {bound:?}: {what}; seen last: {seen}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        // A look that begins in time may end later.
+        match tokio::time::timeout_at((deadline + PATIENCE).into(), look()).await {
+            Ok(Ok(value)) => return value,
+            Ok(Err(error)) => seen = error.to_string(),
+            Err(_) => panic!("not within {bound:?}: {what}; the last look has not ended; before it: {seen}"),
         }
+        assert!(
+            Instant::now() < deadline,
+            "not within {bound:?}: {what}; seen last: {seen}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// A client that keeps connections; follows nothing, retries nothing.
+/// A client that keeps connections; follows nothing, retries nothing, and waits for no byte for ever.
 pub fn http_client() -> reqwest::Client {
     // Refused when another test was first: then it is there.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(PATIENCE)
+        .read_timeout(4 * PATIENCE)
         .build()
         .expect("an HTTP client")
 }
