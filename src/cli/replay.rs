@@ -164,6 +164,18 @@ impl CreateArgs {
         if self.reason.trim().is_empty() {
             return Err(CliError::Usage("--reason is empty: say why".to_owned()));
         }
+        let audit = if self.missing {
+            let audit = audits::read_last_audit(conn)
+                .await?
+                .ok_or_else(|| CliError::NotFound("there was no audit yet: run `dispatcher audit`".to_owned()))?;
+            eprintln!(
+                "the last audit, of {}, found {} messages missing",
+                audit.started_at, audit.counts.missing
+            );
+            Some(audit.id)
+        } else {
+            None
+        };
         let wanted = Wanted {
             jobs: self.job.clone(),
             ids: self.id.clone(),
@@ -173,24 +185,17 @@ impl CreateArgs {
             draft: self.draft,
             user: self.user,
             dead_group: self.dead_group.clone(),
+            audit,
         };
-        if self.missing {
-            let audit = audits::read_last_audit(conn)
-                .await?
-                .ok_or_else(|| CliError::NotFound("there was no audit yet: run `dispatcher audit`".to_owned()))?;
-            eprintln!(
-                "the last audit, of {}, found {} messages missing",
-                audit.started_at, audit.counts.missing
-            );
-            return Ok(Selection::Missing { audit: audit.id });
-        }
         wanted.selection().map_err(CliError::Usage)
     }
 }
 
 async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
     let selection = args.selection(conn).await?;
-    let operation_id = args.operation_id.clone().or_else(|| default_operation_id(&selection));
+    let operation_id = selection
+        .operation_id(args.operation_id.clone())
+        .map_err(CliError::Usage)?;
     if let Some(operation_id) = &operation_id
         && let Some(existing) = replays::find_operation(conn, operation_id).await?
     {
@@ -228,14 +233,6 @@ async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -
             print(context, &replay)
         }
         Created::Existing(replay) => already(&new.selection, &replay, context),
-    }
-}
-
-/// What one audit found missing is sent once.
-fn default_operation_id(selection: &Selection) -> Option<String> {
-    match selection {
-        Selection::Missing { audit } => Some(format!("missing-{audit}")),
-        Selection::Name { .. } | Selection::Window(_) | Selection::Dead { .. } => None,
     }
 }
 

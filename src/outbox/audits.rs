@@ -339,13 +339,14 @@ pub async fn record_audit(conn: &mut PgConnection, new: &NewAudit<'_>) -> sqlx::
     Ok(audit)
 }
 
-/// The newest audits first, at most `limit`.
-pub async fn list_audits(conn: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Audit>> {
+/// One page of audits, newest first. `after`: only those before this one.
+pub async fn list_audits(conn: &mut PgConnection, after: Option<Uuid>, limit: i64) -> sqlx::Result<Vec<Audit>> {
     sqlx::query_as(concat!(
         "select ",
         audit_columns!(),
-        " from outbox_audits order by id desc limit $1"
+        " from outbox_audits where $1::uuid is null or id < $1 order by id desc limit $2"
     ))
+    .bind(after)
     .bind(limit)
     .fetch_all(conn)
     .await
@@ -353,7 +354,7 @@ pub async fn list_audits(conn: &mut PgConnection, limit: i64) -> sqlx::Result<Ve
 
 /// The last audit; `None`: there was none yet.
 pub async fn read_last_audit(conn: &mut PgConnection) -> sqlx::Result<Option<Audit>> {
-    Ok(list_audits(conn, 1).await?.pop())
+    Ok(list_audits(conn, None, 1).await?.pop())
 }
 
 /// What an audit found, in the order in which it is shown.

@@ -54,8 +54,9 @@ pub(super) struct CreateReplay {
     reason: String,
     /// Messages a second, 1 to 1000000; 500 when absent.
     rate: Option<i32>,
-    /// A name for this operation: the same one starts nothing twice. Up to 1000 characters.
-    operation_id: String,
+    /// A name for this operation: the same one starts nothing twice. Up to 1000 characters. Of what an audit found
+    /// missing, which is sent once, it is `missing-` and the audit's id: leave it out.
+    operation_id: Option<String>,
     /// The `count` of the preview that was agreed to: nothing is started when there are more or fewer by now.
     count: Option<i64>,
 }
@@ -120,9 +121,10 @@ pub(super) async fn create(
     operator: Operator,
     Act(asked): Act<CreateReplay>,
 ) -> Result<Response, Problem> {
+    let selection = selection(&asked.selection)?;
     let new = NewReplay {
-        operation_id: text("operation_id", &asked.operation_id)?,
-        selection: selection(&asked.selection)?,
+        operation_id: operation_id(&selection, asked.operation_id.as_deref())?,
+        selection,
         reason: text("reason", &asked.reason)?,
         by: operator.actor(),
         rate: asked.rate.unwrap_or(DEFAULT_RATE),
@@ -165,6 +167,16 @@ pub async fn start(console: &ConsoleState, new: &NewReplay, agreed: Option<i64>)
         Created::New(replay) => Ok(Created::New(replay)),
         Created::Existing(replay) => already(&new.selection, replay),
     }
+}
+
+/// The name of the operation: what was given, or the selection's own.
+pub fn operation_id(selection: &Selection, given: Option<&str>) -> Result<String, Problem> {
+    let wrong = |why: String| Problem::new(Code::MalformedBody).detail(why);
+    let given = given.map(|given| text("operation_id", given)).transpose()?;
+    selection
+        .operation_id(given)
+        .map_err(|why| wrong(format!("operation_id: {why}")))?
+        .ok_or_else(|| wrong("operation_id is missing".to_owned()))
 }
 
 /// The operation id was used before.

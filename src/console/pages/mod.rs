@@ -17,6 +17,7 @@ mod login;
 mod message;
 mod messages;
 mod overview;
+mod replay_new;
 mod replays;
 mod settings;
 mod words;
@@ -39,8 +40,8 @@ pub(super) fn routes() -> Router<ConsoleState> {
         .route("/outbox", get(messages::show))
         .route("/outbox/{id}", get(message::show))
         .route("/dead", get(dead::show).post(dead::decide))
-        .route("/replays", get(replays::list).post(replays::create))
-        .route("/replays/new", get(replays::new))
+        .route("/replays", get(replays::list).post(replay_new::create))
+        .route("/replays/new", get(replay_new::new))
         .route("/replays/{id}", get(replays::show))
         .route("/replays/{id}/{act}", post(replays::change))
         .route("/control", get(control::show))

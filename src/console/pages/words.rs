@@ -351,6 +351,8 @@ texts! {
     x_told_retried(n: &str) "{n} sent again." "{n}건을 다시 보냈습니다."
     x_told_discarded(n: &str) "{n} discarded." "{n}건을 폐기했습니다."
     x_told_none "Nothing was selected: nothing was changed." "선택한 것이 없습니다. 변경된 것은 없습니다."
+    r_no_audit "not by audit" "감사로 고르지 않음"
+    r_audit(at: &str, n: &str) "{at}: {n} missing" "{at}: 누락 {n}건"
     r_missing_of "What this audit found missing" "이 감사에서 누락된 것"
     r_missing "There is no such replay." "그런 재전송이 없습니다."
 

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::{
     super::dead_letters::{lock_unresolved, mark_retried},
-    select::{Selection, chosen},
+    select::chosen,
+    wanted::Selection,
 };
 
 /// Rows written by one transaction at most.

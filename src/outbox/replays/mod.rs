@@ -1,7 +1,8 @@
 //! Replays: recorded operations that write chosen messages to the outbox again, with the same event id, so
 //! that they take the one path that every message takes.
 //!
-//! [`select`] decides which messages: the choice is frozen when the replay is created. [`mod@advance`] writes the
+//! [`wanted`] is what an operator asks for, [`select`] decides which messages that is: the choice is frozen when the
+//! replay is created. [`mod@advance`] writes the
 //! next chunk of rows at the replay's rate; the progress is in the transaction that writes them, so a kill
 //! in the middle neither skips nor repeats any.
 //!
@@ -11,6 +12,7 @@
 mod advance;
 mod retry;
 mod select;
+mod wanted;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -26,9 +28,8 @@ use super::{
 pub use self::{
     advance::{Pace, Progress, Which, advance, needs_partition, read_next_due},
     retry::{Retried, retry_dead_letters_whole},
-    select::{
-        Frozen, Preview, Previewed, SelectError, Selection, Summary, Wanted, Warning, Window, preview_replay, summarize,
-    },
+    select::{Frozen, Preview, Previewed, SelectError, Summary, Warning, preview_replay, summarize},
+    wanted::{Selection, Wanted, Window},
 };
 
 /// Messages a second when the operator names no rate: well below what a relay drains, so that new messages

@@ -1,119 +1,12 @@
 //! Which messages a replay repeats, and what an operator should know before it starts.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::wanted::{Selection, Window};
 use crate::outbox::audits::read_missing_ids;
-
-/// What an operator asks to replay.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(tag = "by", rename_all = "kebab-case")]
-pub enum Selection {
-    /// Named one by one: jobs (their first message) and outbox ids. Only these may be replays themselves.
-    Name {
-        /// Jobs.
-        jobs: Vec<Uuid>,
-        /// Outbox ids.
-        ids: Vec<i64>,
-    },
-    /// Originals that were settled when the replay was created; what is pending is on its way anyway.
-    Window(Window),
-    /// Dead letters that nobody has resolved.
-    Dead {
-        /// Only these; empty: all.
-        ids: Vec<i64>,
-        /// Only of this class.
-        class: Option<String>,
-        /// Only of these messages.
-        window: Window,
-    },
-    /// Exactly what an audit found missing, replays included.
-    Missing {
-        /// Which audit.
-        audit: Uuid,
-    },
-}
-
-/// Each field narrows; all empty means everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Window {
-    /// Written at this time or later.
-    pub from: Option<DateTime<Utc>>,
-    /// Written before this time.
-    pub to: Option<DateTime<Utc>>,
-    /// Of this event draft: the Kafka key.
-    pub key: Option<Uuid>,
-    /// Of jobs of this user.
-    pub user: Option<Uuid>,
-}
-
-/// What an operator writes down, on the command line or as JSON: either names (`jobs`, `ids`), or any of the others,
-/// each of which narrows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Wanted {
-    /// The first messages of these jobs.
-    pub jobs: Vec<Uuid>,
-    /// These messages, which may be replays themselves.
-    pub ids: Vec<i64>,
-    /// Messages written at this time or later.
-    pub from: Option<DateTime<Utc>>,
-    /// Messages written before this time.
-    pub to: Option<DateTime<Utc>>,
-    /// Messages with this Kafka key, which is an event draft's id.
-    pub key: Option<Uuid>,
-    /// The same by its other name.
-    pub draft: Option<Uuid>,
-    /// Messages of this user's jobs.
-    pub user: Option<Uuid>,
-    /// Unresolved dead letters of this class.
-    pub dead_group: Option<String>,
-}
-
-impl Wanted {
-    /// Which selection that is.
-    ///
-    /// # Errors
-    /// Nothing, or what contradicts itself; why.
-    pub fn selection(&self) -> Result<Selection, String> {
-        let window = Window {
-            from: self.from,
-            to: self.to,
-            key: self.key.or(self.draft),
-            user: self.user,
-        };
-        if let (Some(from), Some(to)) = (self.from, self.to)
-            && from >= to
-        {
-            return Err(format!("from {from} is not before to {to}"));
-        }
-        if self.key.zip(self.draft).is_some_and(|(key, draft)| key != draft) {
-            return Err("key and draft are one thing, and name two: give one of them".to_owned());
-        }
-        if self.dead_group.as_ref().is_some_and(|class| class.contains('\0')) {
-            return Err("dead_group has a NUL character".to_owned());
-        }
-        let narrowed = window != Window::default() || self.dead_group.is_some();
-        match (self.jobs.is_empty() && self.ids.is_empty(), narrowed) {
-            (true, false) => Err("it names nothing: to replay everything, give from".to_owned()),
-            (false, true) => Err("jobs and ids go with nothing else".to_owned()),
-            (false, false) => Ok(Selection::Name {
-                jobs: self.jobs.clone(),
-                ids: self.ids.clone(),
-            }),
-            (true, true) => Ok(match &self.dead_group {
-                Some(class) => Selection::Dead {
-                    ids: Vec::new(),
-                    class: Some(class.clone()),
-                    window,
-                },
-                None => Selection::Window(window),
-            }),
-        }
-    }
-}
 
 /// The choice, frozen: what commits later is not part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The admin API against the running program: who may do what, from where, and what comes of it.
 
 mod acts;
+pub mod audits;
 mod bad_input;
 mod origins;
 mod reading;

@@ -1,7 +1,6 @@
 //! The topic compared with the receipts, where acknowledged records were truly lost.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use image_job_dispatcher::outbox::replays::{Pace, Which, advance};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -215,11 +214,7 @@ async fn a_replay_that_is_on_its_way_is_not_missing_and_one_that_died_is() {
     );
     let create = ["replay", "create", "--missing", "--reason", "x", "--yes"];
     run(&stage, &create).await.json();
-    let mut conn = stage.connect().await;
-    advance(&mut conn, Which::Due, Pace::Now)
-        .await
-        .expect("a step")
-        .expect("it runs");
+    super::step(&stage).await;
 
     let ran = audit(&stage, &[]).await;
     assert_eq!(counts(&ran.json(), &["missing", "made_good"]), [0, 4]);

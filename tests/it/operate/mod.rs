@@ -12,6 +12,7 @@ mod restore;
 mod retain;
 mod streams;
 
+use image_job_dispatcher::outbox::replays::{Pace, Which, advance};
 use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -34,7 +35,7 @@ impl Ran {
     }
 
     /// The JSON on standard output, however the command exited.
-    fn any_json(&self) -> Value {
+    pub fn any_json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
@@ -124,6 +125,15 @@ pub async fn kill(pool: &PgPool, ids: &[i64], class: &str) {
     .execute(pool)
     .await
     .expect("dead letters");
+}
+
+/// Writes the next rows of the replay that is due, as a leader does.
+pub async fn step(stage: &Stage) {
+    let mut conn = stage.connect().await;
+    advance(&mut conn, Which::Due, Pace::Now)
+        .await
+        .expect("a step")
+        .expect("it runs");
 }
 
 /// The originals that replays repeat, in the order of the new rows.
