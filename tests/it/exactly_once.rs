@@ -1,6 +1,6 @@
 //! Exactly once: what a consumer sees that reads committed records only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image_job_dispatcher::dev_stack::{Beside, free_port};
 use rdkafka::{
@@ -217,6 +217,45 @@ async fn a_broker_killed_and_frozen_under_load_makes_no_consumer_see_a_repeat() 
         .await
         .expect("the overview");
     assert_eq!(dead, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_stopped_and_started_under_load_makes_no_consumer_see_a_repeat() {
+    let stage = Stage::with_servers_of_its_own()
+        .await
+        .set("relay.delivery", "exactly-once");
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let drafts = drafts::insert_many(&stage.pool, user, 200).await;
+    let app = stage.app().await;
+    let mut requests = vec![accept(&app, drafts[0], &token).await];
+    stage.records(1).await;
+    let load = Load::start(&app.base_url, &token, &drafts, 16);
+    let kafka = &stage.servers().kafka;
+    // `TIMES=40` for longer.
+    let times: usize = std::env::var("TIMES").map_or(3, |times| times.parse().expect("a number"));
+    for n in 0..times {
+        let before = stage.records_now().await.len();
+        kafka.stop().await.expect("Kafka stops");
+        kafka.restart().await.expect("Kafka starts again");
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while stage.records_now().await.len() < before + 500 {
+            if Instant::now() > deadline {
+                println!("{}", stage.transactions_as_kafka_sees_them().await);
+                panic!("after stop {n} nothing was published: {}", app.log());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    requests.extend(load.stop().await);
+    stage.drained().await;
+    let delivered = History::gather(&stage, requests).await.kept();
+    println!(
+        "{} records; {} times a commit was looked up in the topic",
+        delivered.records,
+        app.log().matches("the relay begins again").count()
+    );
+    assert_eq!(delivered.repeats, 0);
 }
 
 /// The head of a request EndTxn, version 1: <https://kafka.apache.org/protocol#The_Messages_EndTxn>.

@@ -550,6 +550,10 @@ impl Run {
             }
             let _ = write!(self.logs.lock(), "---- {} ----\n{}", app.name, app.log());
         }
+        if self.plan.exactly_once && !violations.is_empty() {
+            let transactions = self.stage.transactions_as_kafka_sees_them().await;
+            self.logs.lock().push_str(&transactions);
+        }
         Ran {
             kept,
             violations,

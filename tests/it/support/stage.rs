@@ -250,6 +250,33 @@ impl Stage {
         .await;
     }
 
+    /// What Kafka's own tool says of transactions, and of the producers of each partition: for the report of a failure.
+    pub async fn transactions_as_kafka_sees_them(&self) -> String {
+        let mut said = String::new();
+        let partitions: Vec<String> = (0..PARTITIONS).map(|p| p.to_string()).collect();
+        let mut calls: Vec<Vec<&str>> = vec![vec!["list"]];
+        calls.extend(
+            partitions
+                .iter()
+                .map(|partition| vec!["describe-producers", "--topic", &self.topic, "--partition", partition]),
+        );
+        for call in calls {
+            let mut tool = kafka_libs().await.tool("org.apache.kafka.tools.TransactionsCommand");
+            tool.args(["--bootstrap-server", &self.servers.kafka.bootstrap()])
+                .args(&call);
+            let output = tokio::task::spawn_blocking(move || tool.output())
+                .await
+                .expect("a task")
+                .expect("Java runs");
+            said += &format!(
+                "{call:?}\n{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        said
+    }
+
     /// The header `outbox-id` of every committed record, as Kafka's own consumer in Java sees them.
     pub async fn outbox_ids_seen_by_java(&self) -> Vec<i64> {
         let mut consumer = kafka_libs()
