@@ -4,14 +4,12 @@ use std::io::Write as _;
 
 use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 
 use super::{CliError, Context, Format, operator::Operator, output};
 use crate::{
-    audit::{self, AuditError, Report, Request},
-    config::Delivery,
+    audit::{self, AuditError, Request},
     outbox::{
-        audits::{Audit, Finding, Range},
+        audits::{Audited, JudgedAudit, Range},
         installation,
     },
     publish::reader::ReadError,
@@ -28,17 +26,6 @@ pub struct Args {
     to: Option<DateTime<Utc>>,
     #[command(flatten)]
     operator: Operator,
-}
-
-/// What is printed.
-#[derive(Debug, Serialize)]
-struct Audited<'a> {
-    #[serde(flatten)]
-    audit: &'a Audit,
-    /// Nothing is wrong.
-    clean: bool,
-    /// The first of each kind.
-    findings: &'a [Finding],
 }
 
 const COLUMNS: [&str; 15] = [
@@ -94,57 +81,40 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     for caveat in &report.caveats {
         eprintln!("warning: {caveat}");
     }
-    let wrong = wrongs(&report.audit, context.config.relay.delivery);
-    print(context, &report, wrong.is_empty())?;
+    let delivery = context.config.relay.delivery;
+    let wrong = report.audit.wrongs(delivery);
+    let missing = report.audit.counts.missing;
+    let audited = Audited {
+        judged: JudgedAudit::of(report.audit, delivery),
+        findings: report.findings,
+    };
+    print(context, audited)?;
     if wrong.is_empty() {
         return Ok(());
     }
-    if report.audit.counts.missing > 0 {
+    if missing > 0 {
         eprintln!("to send what is missing again: dispatcher replay create --missing --reason TEXT");
     }
     Err(CliError::FoundWrong(wrong.join(", ")))
 }
 
-/// What is not as the promise says. A repeat is allowed where delivery is at least once.
-fn wrongs(audit: &Audit, delivery: Delivery) -> Vec<String> {
-    let counts = &audit.counts;
-    let mut wrong = Vec::new();
-    if counts.missing > 0 {
-        wrong.push(format!("{} acknowledged messages are missing", counts.missing));
-    }
-    if counts.repeated > 0 && delivery == Delivery::ExactlyOnce {
-        wrong.push(format!("{} records are repeated", counts.repeated));
-    }
-    if counts.foreign > 0 {
-        wrong.push(format!("{} records are not of this outbox", counts.foreign));
-    }
-    wrong
-}
-
-fn print(context: &Context, Report { audit, findings, .. }: &Report, clean: bool) -> Result<(), CliError> {
-    let audited = Audited { audit, clean, findings };
+fn print(context: &Context, audited: Audited) -> Result<(), CliError> {
     match context.output {
         Format::Json => output::one(Format::Json, &[], &audited),
         // The findings a line each, and last the whole as it is without them.
         Format::Ndjson => {
-            output::rows(Format::Ndjson, &[], findings)?;
-            output::one(
-                Format::Ndjson,
-                &[],
-                &Audited {
-                    findings: &[],
-                    ..audited
-                },
-            )
+            output::rows(Format::Ndjson, &[], &audited.findings)?;
+            let findings = Vec::new();
+            output::one(Format::Ndjson, &[], &Audited { findings, ..audited })
         }
         Format::Table => {
             output::one(Format::Table, &COLUMNS, &audited)?;
+            let (counts, findings) = (&audited.judged.audit.counts, &audited.findings);
             if findings.is_empty() {
                 return Ok(());
             }
             writeln!(std::io::stdout(), "\nfindings:")?;
             output::rows(Format::Table, &FINDING_COLUMNS, findings)?;
-            let counts = &audit.counts;
             let found = counts.missing + counts.repeated + counts.foreign;
             if found > findings.len() as i64 {
                 eprintln!("{} of {found} findings are shown", findings.len());

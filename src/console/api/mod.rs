@@ -5,6 +5,7 @@
 //! what drops data or forgets where it went needs admin. Each act is in the operators' log, in its own transaction.
 
 mod acts;
+pub mod audits;
 mod control;
 mod dead_letters;
 pub mod messages;
@@ -45,6 +46,8 @@ pub(super) fn routes() -> OpenApiRouter<ConsoleState> {
         .routes(routes!(replays::pause))
         .routes(routes!(replays::resume))
         .routes(routes!(replays::cancel))
+        .routes(routes!(audits::list))
+        .routes(routes!(audits::show))
         .routes(routes!(control::show, control::pause))
         .routes(routes!(control::resume))
         .routes(routes!(retain::plan, retain::retain))
@@ -126,6 +129,8 @@ pub(super) const PROBLEMS: Problems = &[
     ("pause_replay", CHANGE),
     ("resume_replay", CHANGE),
     ("cancel_replay", CHANGE),
+    ("list_audits", LIST),
+    ("show_audit", ONE),
     ("read_pause", READ),
     ("pause_relay", ACT),
     ("resume_relay", ACT),

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::history::{History, Point};
 use crate::{
     outbox::{
+        audits::{Audit, read_last_audit},
         control::{Pause, read_pause},
         dead_letters::{DeadGroup, group_dead_letters},
         overview::{Latency, Overview, read_latency, read_newest_id, read_overview},
@@ -103,6 +104,8 @@ pub struct Seen {
     pub dead: Vec<DeadGroup>,
     /// Those that run or are paused, newest first.
     pub replays: Vec<Replay>,
+    /// The last audit; none: there was none yet.
+    pub audit: Option<Audit>,
 }
 
 /// Messages a second.
@@ -362,6 +365,7 @@ async fn read(conn: &mut PgConnection, since_checkpoint: i64) -> sqlx::Result<Se
             _ => group_dead_letters(conn).await?,
         },
         replays: list_open_replays(conn, REPLAYS).await?,
+        audit: read_last_audit(conn).await?,
         overview,
     })
 }

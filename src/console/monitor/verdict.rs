@@ -186,6 +186,7 @@ mod tests {
             latency: None,
             dead: Vec::new(),
             replays: Vec::new(),
+            audit: None,
         };
         let look = Look {
             at: Utc::now(),

@@ -21,17 +21,19 @@ pub(super) enum Section {
     Messages,
     Dead,
     Replays,
+    Audits,
     Control,
     Log,
     Settings,
 }
 
 impl Section {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Overview,
         Self::Messages,
         Self::Dead,
         Self::Replays,
+        Self::Audits,
         Self::Control,
         Self::Log,
         Self::Settings,
@@ -43,6 +45,7 @@ impl Section {
             Self::Messages => "/outbox",
             Self::Dead => "/dead",
             Self::Replays => "/replays",
+            Self::Audits => "/audits",
             Self::Control => "/control",
             Self::Log => "/log",
             Self::Settings => "/settings",
@@ -55,6 +58,7 @@ impl Section {
             Self::Messages => t.nav_messages(),
             Self::Dead => t.nav_dead(),
             Self::Replays => t.nav_replays(),
+            Self::Audits => t.nav_audits(),
             Self::Control => t.nav_control(),
             Self::Log => t.nav_log(),
             Self::Settings => t.nav_settings(),
@@ -144,7 +148,7 @@ impl Chrome {
     }
 
     /// Address and name of each, and whether the page is of it.
-    pub fn sections(&self) -> [(&'static str, &'static str, bool); 7] {
+    pub fn sections(&self) -> [(&'static str, &'static str, bool); 8] {
         Section::ALL.map(|section| (section.href(), section.name(self.t), self.section == Some(section)))
     }
 

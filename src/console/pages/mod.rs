@@ -5,6 +5,7 @@
 //! is around every page; [`error`] makes a page of a failure.
 
 mod assets;
+mod audits;
 mod badge;
 mod chrome;
 mod control;
@@ -12,6 +13,7 @@ mod dead;
 mod error;
 mod form;
 mod format;
+mod live;
 mod log;
 mod login;
 mod message;
@@ -35,7 +37,7 @@ pub(super) use error::as_page;
 pub(super) fn routes() -> Router<ConsoleState> {
     Router::new()
         .route("/", get(overview::show))
-        .route("/live", get(overview::live))
+        .route("/live", get(live::follow))
         .route("/history.json", get(overview::history))
         .route("/outbox", get(messages::show))
         .route("/outbox/{id}", get(message::show))
@@ -44,6 +46,8 @@ pub(super) fn routes() -> Router<ConsoleState> {
         .route("/replays/new", get(replay_new::new))
         .route("/replays/{id}", get(replays::show))
         .route("/replays/{id}/{act}", post(replays::change))
+        .route("/audits", get(audits::list))
+        .route("/audits/{id}", get(audits::show))
         .route("/control", get(control::show))
         .route("/control/pause", post(control::pause))
         .route("/control/resume", post(control::resume))

@@ -11,6 +11,8 @@ use crate::{
 pub struct Lost {
     pub id: String,
     pub missing: Vec<i64>,
+    /// As the command printed it.
+    pub printed: Value,
 }
 
 /// Two audits of different messages of one event draft: the older found two missing, the newer four.
@@ -33,6 +35,7 @@ pub async fn two_audits(stage: &Stage) -> [Lost; 2] {
         Lost {
             id: printed["id"].as_str().expect("an id").to_owned(),
             missing: found,
+            printed,
         }
     };
     [audit("--to", &all[..2]).await, audit("--from", &all[2..]).await]
@@ -117,4 +120,35 @@ async fn an_audit_that_found_nothing_or_is_none_starts_nothing() {
         .await
         .failed(400, "malformed-body", "operation_id is missing");
     assert_eq!(desk.acts().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audits_are_listed_newest_first_and_each_is_shown_as_the_command_printed_it() {
+    let desk = Desk::new().await;
+    let [first, second] = two_audits(&desk.stage).await;
+    let clean = run(&desk.stage, &["audit", "--to", "2026-01-01T00:00:00Z"])
+        .await
+        .json();
+    let get = async |path: &str| desk.get(&desk.viewer, &format!("/admin/api/audits{path}")).await;
+    // A list leaves out what was found one by one.
+    let row = |printed: &Value| {
+        let mut row = printed.clone();
+        row.as_object_mut().expect("an object").remove("findings");
+        row
+    };
+    let all = get("").await;
+    let rows = [row(&clean), row(&second.printed), row(&first.printed)];
+    assert_eq!(all.ok(), &json!({"rows": rows, "next": null}));
+    let page = get("?limit=2").await;
+    assert_eq!(page.ok(), &json!({"rows": rows[..2], "next": second.id}));
+    let page = get(&format!("?limit=2&after={}", second.id)).await;
+    assert_eq!(page.ok(), &json!({"rows": rows[2..], "next": null}));
+    for printed in [&clean, &second.printed, &first.printed] {
+        let shown = get(&format!("/{}", printed["id"].as_str().expect("an id"))).await;
+        assert_eq!(shown.ok(), printed);
+    }
+    get(&format!("/{}", Uuid::nil()))
+        .await
+        .failed(404, "not-found", "no audit");
+    get("/1").await.failed(400, "malformed-id", "no audit's");
 }

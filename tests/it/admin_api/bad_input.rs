@@ -33,6 +33,8 @@ async fn a_query_that_is_not_understood_is_refused_by_name_and_never_reaches_the
         ),
         ("dead-letters?resolved=maybe", "resolved"),
         ("replays?after=1", "after"),
+        ("audits?after=1", "after"),
+        ("audits?limit=0", "1 to 1000"),
         ("acts?act=delete", "act"),
         ("acts?who=%00", "NUL"),
     ] {

@@ -40,6 +40,8 @@ fn routes() -> Vec<(Method, &'static str, Option<Value>, &'static str)> {
         (Method::POST, "/admin/api/replays/{id}/pause", None, "operator"),
         (Method::POST, "/admin/api/replays/{id}/resume", None, "operator"),
         (Method::POST, "/admin/api/replays/{id}/cancel", None, "operator"),
+        read("/admin/api/audits", "viewer"),
+        read("/admin/api/audits/{id}", "viewer"),
         read("/admin/api/pause", "viewer"),
         act("/admin/api/pause", json!({"reason": "a test"}), "operator"),
         act("/admin/api/resume", json!({}), "operator"),
@@ -54,7 +56,13 @@ fn routes() -> Vec<(Method, &'static str, Option<Value>, &'static str)> {
 async fn each_role_may_do_what_it_may_and_is_refused_the_rest() {
     let desk = Desk::new().await;
     let request = |method: &Method, path: &str, body: &Option<Value>| {
-        let request = desk.request(method.clone(), &path.replace("{id}", "1"));
+        // Nobody's: an audit's is a UUID, the others' may be.
+        let id = if path.contains("/audits/") {
+            &*Uuid::nil().to_string()
+        } else {
+            "1"
+        };
+        let request = desk.request(method.clone(), &path.replace("{id}", id));
         match body {
             Some(body) => request.json(body),
             None => request,

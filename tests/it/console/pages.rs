@@ -33,6 +33,7 @@ async fn every_page_is_complete_without_javascript_and_nothing_in_it_runs() {
         ("/dead", "No dead letter waits", "데드 레터가 없습니다"),
         ("/replays", "No replay was ever made", "재전송이 아직 없습니다"),
         ("/replays/new", "Dry run", "미리 보기"),
+        ("/audits", "No audit was made yet", "감사가 아직 없습니다"),
         (
             "/control",
             "The relay is not paused",

@@ -1,176 +1,18 @@
 //! Audits: what the topic has, compared with what the receipts say it has. Here is their SQL; the comparison itself
-//! is in the room `audit`.
+//! is in the room `audit`. [`receipts`] is what is compared; below is what was found, and how it is shown.
+
+mod receipts;
 
 use chrono::{DateTime, Utc};
-use futures_util::{Stream, StreamExt as _};
 use serde::Serialize;
-use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::query::bound_ids;
+pub use self::receipts::{Expected, Extent, Range, Receipts, Row, find_later, read_lowest, read_rows};
+use crate::config::Delivery;
 
 /// Audits that are remembered.
 const KEPT: i64 = 100;
-
-/// Which messages an audit is about: by when they were written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Range {
-    /// At this time or later; none: from the first.
-    pub from: Option<DateTime<Utc>>,
-    /// Before this time; none: to the last.
-    pub to: Option<DateTime<Utc>>,
-}
-
-impl Range {
-    /// Is a message that was written at this time part of it?
-    pub fn contains(&self, at: DateTime<Utc>) -> bool {
-        self.from.is_none_or(|from| from <= at) && self.to.is_none_or(|to| at < to)
-    }
-}
-
-/// A receipt, and the row that it is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
-pub struct Expected {
-    /// Of the topic.
-    pub partition: i32,
-    /// In the partition; negative: Kafka acknowledged the record without saying where it is.
-    pub offset: i64,
-    /// The outbox id.
-    pub id: i64,
-    /// When the receipt was recorded.
-    pub published_at: DateTime<Utc>,
-    /// `ce_id`; none: retention has dropped the row.
-    pub event_id: Option<Uuid>,
-    /// When the row was written; none: as above.
-    pub created_at: Option<DateTime<Utc>>,
-}
-
-/// The receipts as they were at one moment.
-pub struct Receipts<'c> {
-    tx: Transaction<'c, Postgres>,
-    range: Range,
-    lower: i64,
-    upper: i64,
-    /// That moment.
-    pub at: DateTime<Utc>,
-}
-
-/// Where the receipts of one partition begin and end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
-pub struct Extent {
-    /// Of the topic.
-    pub partition: i32,
-    /// The lowest offset.
-    pub first: i64,
-    /// The highest offset.
-    pub last: i64,
-}
-
-/// Receipts, exploded: `$1` to `$2` are the ids.
-macro_rules! receipts {
-    () => {
-        r#"from outbox_checkpoints c
-           cross join lateral unnest(c.receipt_ids, c.receipt_partitions, c.receipt_offsets) r (id, partition, "offset")
-           left join outbox_messages m on m.id = r.id
-           where c.settled && int8multirange(int8range($1, $2 + 1)) and not isempty(c.settled) and r.id between $1 and $2"#
-    };
-}
-
-impl<'c> Receipts<'c> {
-    /// Freezes the receipts at this moment. What they say was in the topic before it: look there afterwards.
-    pub async fn freeze(conn: &'c mut PgConnection, range: Range) -> sqlx::Result<Self> {
-        let mut tx = conn
-            .begin_with("begin isolation level repeatable read read only")
-            .await?;
-        // It takes as long as reading the topic does.
-        sqlx::query("select set_config('statement_timeout', '0', true), set_config('jit', 'off', true)")
-            .execute(&mut *tx)
-            .await?;
-        let at = sqlx::query_scalar("select clock_timestamp()")
-            .fetch_one(&mut *tx)
-            .await?;
-        let (lower, upper) = bound_ids(&mut tx, range.from, range.to).await?;
-        Ok(Self {
-            tx,
-            range,
-            lower,
-            upper: upper.max(lower - 1),
-            at,
-        })
-    }
-
-    /// Where in the topic the receipts of the range are.
-    pub async fn read_extents(&mut self) -> sqlx::Result<Vec<Extent>> {
-        sqlx::query_as(concat!(
-            r#"select r.partition, min(r."offset") as first, max(r."offset") as last "#,
-            receipts!(),
-            r#" and r."offset" >= 0
-                and ($3::timestamptz is null or m.created_at >= $3) and ($4::timestamptz is null or m.created_at < $4)
-                group by r.partition"#
-        ))
-        .persistent(false)
-        .bind(self.lower)
-        .bind(self.upper)
-        .bind(self.range.from)
-        .bind(self.range.to)
-        .fetch_all(&mut *self.tx)
-        .await
-    }
-
-    /// Every receipt, by partition and offset. Those of messages near the ends of the range, and not in it, are among
-    /// them. PostgreSQL sorts them; here only a few are in memory.
-    pub fn stream(&mut self) -> impl Stream<Item = sqlx::Result<Expected>> + Send + '_ {
-        sqlx::query_as(concat!(
-            r#"select r.partition, r."offset", r.id, c.created_at as published_at, m.event_id, m.created_at "#,
-            receipts!(),
-            r#" order by r.partition, r."offset""#
-        ))
-        .persistent(false)
-        .bind(self.lower)
-        .bind(self.upper)
-        .fetch(&mut *self.tx)
-        .boxed()
-    }
-}
-
-/// A row that a record may be of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
-pub struct Row {
-    /// The outbox id.
-    pub id: i64,
-    /// `ce_id`.
-    pub event_id: Uuid,
-    /// When it was written.
-    pub created_at: DateTime<Utc>,
-}
-
-/// The rows of these ids.
-pub async fn read_rows(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<Row>> {
-    sqlx::query_as("select id, event_id, created_at from outbox_messages where id = any($1)")
-        .bind(ids)
-        .fetch_all(conn)
-        .await
-}
-
-/// The lowest id that has a row: below it, retention may have dropped what was there.
-pub async fn read_lowest(conn: &mut PgConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar("select coalesce(min(id), 1) from outbox_messages")
-        .fetch_one(conn)
-        .await
-}
-
-/// Of these ids, each with a later message of the same event that is not dead: it is there, or on its way.
-pub async fn find_later(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<(i64, i64)>> {
-    sqlx::query_as(
-        "select m.id, later.id
-         from outbox_messages m
-         join outbox_messages later on later.replay_of = coalesce(m.replay_of, m.id) and later.id > m.id
-         where m.id = any($1) and not exists (select from outbox_dead_letters d where d.outbox_id = later.id)",
-    )
-    .bind(ids)
-    .fetch_all(conn)
-    .await
-}
 
 /// What is wrong with one message or record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -196,7 +38,8 @@ impl Kind {
 }
 
 /// One thing that an audit found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
+#[schema(as = AuditFinding)]
 pub struct Finding {
     /// `missing`, `repeated` or `foreign`.
     pub kind: String,
@@ -211,7 +54,8 @@ pub struct Finding {
 }
 
 /// What an audit found, in numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
+#[schema(as = AuditCounts)]
 pub struct Counts {
     /// Receipts compared.
     pub receipts: i64,
@@ -234,7 +78,7 @@ pub struct Counts {
 }
 
 /// A finished audit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Audit {
     /// UUIDv7.
     pub id: Uuid,
@@ -256,6 +100,54 @@ pub struct Audit {
     #[sqlx(flatten)]
     #[serde(flatten)]
     pub counts: Counts,
+}
+
+impl Audit {
+    /// What is not as the promise says; empty: nothing. A repeat is allowed where delivery is at least once.
+    pub fn wrongs(&self, delivery: Delivery) -> Vec<String> {
+        let counts = &self.counts;
+        let mut wrong = Vec::new();
+        if counts.missing > 0 {
+            wrong.push(format!("{} acknowledged messages are missing", counts.missing));
+        }
+        if counts.repeated > 0 && delivery == Delivery::ExactlyOnce {
+            wrong.push(format!("{} records are repeated", counts.repeated));
+        }
+        if counts.foreign > 0 {
+            wrong.push(format!("{} records are not of this outbox", counts.foreign));
+        }
+        wrong
+    }
+}
+
+/// An audit, and whether all was as the promise says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct JudgedAudit {
+    /// What was found, in numbers.
+    #[serde(flatten)]
+    pub audit: Audit,
+    /// Nothing is wrong.
+    pub clean: bool,
+}
+
+impl JudgedAudit {
+    /// Judges an audit by what `relay.delivery` promises.
+    pub fn of(audit: Audit, delivery: Delivery) -> Self {
+        Self {
+            clean: audit.wrongs(delivery).is_empty(),
+            audit,
+        }
+    }
+}
+
+/// An audit as it is shown: the numbers, and what they count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Audited {
+    /// The numbers.
+    #[serde(flatten)]
+    pub judged: JudgedAudit,
+    /// Missing ones, then repeated, then foreign; the first thousand of each.
+    pub findings: Vec<Finding>,
 }
 
 /// The columns of [`Audit`].
@@ -349,6 +241,18 @@ pub async fn list_audits(conn: &mut PgConnection, after: Option<Uuid>, limit: i6
     .bind(after)
     .bind(limit)
     .fetch_all(conn)
+    .await
+}
+
+/// One audit; `None`: it was forgotten, or never was.
+pub async fn read_audit(conn: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Audit>> {
+    sqlx::query_as(concat!(
+        "select ",
+        audit_columns!(),
+        " from outbox_audits where id = $1"
+    ))
+    .bind(id)
+    .fetch_optional(conn)
     .await
 }
 
