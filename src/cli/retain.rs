@@ -13,6 +13,9 @@ pub struct Args {
     /// Only say what would go
     #[arg(long)]
     dry_run: bool,
+    /// Why: it is recorded
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     operator: Operator,
     #[command(flatten)]
@@ -35,7 +38,12 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
             humantime::format_duration(kept.keys)
         );
         args.confirmation.ask(context, &what, "yes")?;
-        retain(&mut conn, kept, &args.operator.actor()).await?
+        let reason = args
+            .reason
+            .as_deref()
+            .map(str::trim)
+            .filter(|reason| !reason.is_empty());
+        retain(&mut conn, kept, &args.operator.actor(), reason).await?
     };
     output::rows(context.output, &["what", "rows", "dropped"], &gone)
 }

@@ -45,7 +45,12 @@ pub async fn plan_retention(conn: &mut PgConnection, kept: Kept) -> sqlx::Result
 /// Drops settled partitions and idempotency keys that have outlived their time. Not in a transaction of the
 /// caller's, for a partition is detached outside of any; so the operators' log gets, before anything goes, what this
 /// sets out to drop, and nothing when there is nothing.
-pub async fn retain(conn: &mut PgConnection, kept: Kept, actor: &Actor) -> sqlx::Result<Vec<Gone>> {
+pub async fn retain(
+    conn: &mut PgConnection,
+    kept: Kept,
+    actor: &Actor,
+    reason: Option<&str>,
+) -> sqlx::Result<Vec<Gone>> {
     let plan = plan_retention(conn, kept).await?;
     let going: Vec<_> = plan.iter().filter(|gone| gone.rows > 0 || gone.what != KEYS).collect();
     if !going.is_empty() {
@@ -56,7 +61,7 @@ pub async fn retain(conn: &mut PgConnection, kept: Kept, actor: &Actor) -> sqlx:
             .collect();
         let names: Vec<_> = going.iter().map(|gone| gone.what.as_str()).collect();
         let detail = json!({"count": rows, "going": detail});
-        record_act(conn, actor, Act::Retain, &names.join(", "), detail, None).await?;
+        record_act(conn, actor, Act::Retain, &names.join(", "), detail, reason).await?;
     }
     let mut keys = 0;
     loop {
@@ -69,7 +74,7 @@ pub async fn retain(conn: &mut PgConnection, kept: Kept, actor: &Actor) -> sqlx:
 }
 
 /// What [`Gone::what`] calls the idempotency keys.
-const KEYS: &str = "idempotency_keys";
+pub const KEYS: &str = "idempotency_keys";
 
 async fn drop_partitions(conn: &mut PgConnection, kept: Duration, dry_run: bool, keys: i64) -> sqlx::Result<Vec<Gone>> {
     // Ages are by PostgreSQL's clock, as the rows' own times are.

@@ -11,7 +11,7 @@ mod dead_letters;
 pub mod messages;
 mod overview;
 pub mod replays;
-mod retain;
+pub mod retain;
 
 use sqlx::{PgTransaction, Postgres, pool::PoolConnection};
 use utoipa_axum::{router::OpenApiRouter, routes};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
 use utoipa::ToSchema;
 
-use super::{failed, failed_midway};
+use super::{failed, failed_midway, text};
 use crate::{
     console::{ConsoleState, auth::Operator, request::Act},
     http::{auth::Role, problem::Problem},
@@ -18,10 +18,13 @@ pub(super) struct Retained {
     rows: Vec<Gone>,
 }
 
-/// Nothing to say: `{}`. How long what is kept is configuration.
+/// `{}`, or why. How long what is kept is configuration.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Retain {}
+pub(super) struct Retain {
+    /// It is recorded.
+    reason: Option<String>,
+}
 
 fn kept(console: &ConsoleState) -> Kept {
     Kept {
@@ -36,10 +39,15 @@ fn kept(console: &ConsoleState) -> Kept {
     responses((status = 200, description = "As `dispatcher retain --dry-run`", body = Retained))
 )]
 pub(super) async fn plan(State(console): State<ConsoleState>, operator: Operator) -> Result<Json<Retained>, Problem> {
+    let rows = plan_drop(&console, &operator).await?;
+    Ok(Json(Retained { rows }))
+}
+
+/// What [`drop_now`] would drop. Needs admin, as it does.
+pub async fn plan_drop(console: &ConsoleState, operator: &Operator) -> Result<Vec<Gone>, Problem> {
     operator.require(Role::Admin)?;
     let mut conn = console.conn().await?;
-    let rows = plan_retention(&mut conn, kept(&console)).await.map_err(failed)?;
-    Ok(Json(Retained { rows }))
+    plan_retention(&mut conn, kept(console)).await.map_err(failed)
 }
 
 /// Drop settled partitions older than `outbox.retention`, and old idempotency keys. Needs admin.
@@ -50,8 +58,15 @@ pub(super) async fn plan(State(console): State<ConsoleState>, operator: Operator
 pub(super) async fn retain(
     State(console): State<ConsoleState>,
     operator: Operator,
-    Act(Retain {}): Act<Retain>,
+    Act(Retain { reason }): Act<Retain>,
 ) -> Result<Json<Retained>, Problem> {
+    let reason = reason.map(|reason| text("reason", &reason)).transpose()?;
+    let rows = drop_now(&console, &operator, reason.as_deref()).await?;
+    Ok(Json(Retained { rows }))
+}
+
+/// Drops what is settled and old; needs admin. What went.
+pub async fn drop_now(console: &ConsoleState, operator: &Operator, reason: Option<&str>) -> Result<Vec<Gone>, Problem> {
     operator.require(Role::Admin)?;
     // A connection of its own: reading through a partition may take longer than any look, and it is not to be
     // given back with its time-out off.
@@ -60,10 +75,10 @@ pub(super) async fn retain(
         .execute(&mut conn)
         .await
         .map_err(failed)?;
-    let rows = drop_old(&mut conn, kept(&console), &operator.actor())
+    let gone = drop_old(&mut conn, kept(console), &operator.actor(), reason)
         .await
         .map_err(failed_midway)?;
     // What was to be done is done; how the connection ends is nobody's matter.
     let _ = conn.close().await;
-    Ok(Json(Retained { rows }))
+    Ok(gone)
 }

@@ -167,6 +167,11 @@ impl Chrome {
         self.who.as_ref().is_some_and(|who| who.role >= Role::Operator)
     }
 
+    /// Whether whoever is signed in may drop what is old.
+    pub fn may_drop(&self) -> bool {
+        self.who.as_ref().is_some_and(|who| who.role >= Role::Admin)
+    }
+
     pub fn role(&self) -> &'static str {
         match self.who.as_ref().map(|who| who.role) {
             Some(Role::Admin) => self.t.role_admin(),

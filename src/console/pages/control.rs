@@ -1,4 +1,4 @@
-//! Pause of the relay, and what retention keeps.
+//! Pause of the relay; what retention keeps, and the way to drop at once what it would.
 
 use askama::Template;
 use axum::{
@@ -7,22 +7,29 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 use chrono::Utc;
+use serde::Deserialize;
 
 use super::{
-    chrome::{Chrome, PauseBanner, Section, page},
+    chrome::{Chrome, Notice, PauseBanner, Section, page},
     form::Fields,
     format::{self, Time},
 };
 use crate::{
     console::{
         ConsoleState,
-        api::{commit, failed, text},
+        api::{
+            commit, failed,
+            retain::{drop_now, plan_drop},
+            text,
+        },
         auth::Operator,
+        request::Filter,
     },
     http::problem::Problem,
     outbox::{
         control::{pause_relay, read_pause, resume_relay},
         overview::{PartitionStatus, list_partitions},
+        retention::{Gone, KEYS},
     },
 };
 
@@ -32,7 +39,27 @@ struct Control {
     c: Chrome,
     pause: Option<Paused>,
     retention: String,
+    /// What retention would drop now; none: nobody asked.
+    plan: Option<Vec<Going>>,
+    /// Of dropping it, as it was typed before.
+    reason: String,
     partitions: Vec<Partition>,
+}
+
+/// What would go.
+struct Going {
+    what: String,
+    rows: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Query {
+    /// Present: show what retention would drop now.
+    plan: Option<String>,
+    /// What has just been dropped: partitions, and keys.
+    dropped: Option<usize>,
+    keys: Option<i64>,
 }
 
 struct Paused {
@@ -53,9 +80,27 @@ struct Partition {
 pub(super) async fn show(
     State(console): State<ConsoleState>,
     operator: Operator,
+    Filter(query): Filter<Query>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut c = Chrome::new(&console, &headers, &operator, "/control");
+    let plan = match query.plan {
+        Some(_) => Some(plan_drop(&console, &operator).await?),
+        None => None,
+    };
+    c.notice = query.dropped.map(|partitions| Notice {
+        tone: "good",
+        text: c.t.c_dropped(partitions, &format::number(query.keys.unwrap_or(0))),
+    });
+    render(&console, c, plan, String::new()).await
+}
+
+async fn render(
+    console: &ConsoleState,
+    mut c: Chrome,
+    plan: Option<Vec<Gone>>,
+    reason: String,
+) -> Result<Response, Problem> {
     let t = c.t;
     let mut conn = console.conn().await?;
     // Not the monitor's: who has just acted sees it at once.
@@ -70,6 +115,16 @@ pub(super) async fn show(
             since: format::time(pause.since),
         }),
         retention: t.c_retention_what(&format::span(t, console.config.outbox.retention)),
+        plan: plan.map(|plan| {
+            let going = plan.into_iter().filter(|gone| gone.rows > 0 || gone.what != KEYS);
+            going
+                .map(|gone| Going {
+                    rows: format::number(gone.rows),
+                    what: gone.what,
+                })
+                .collect()
+        }),
+        reason,
         partitions: partitions.into_iter().map(partition).collect(),
         c: c.titled(Section::Control, t.c_title()),
     };
@@ -105,4 +160,39 @@ pub(super) async fn resume(State(console): State<ConsoleState>, operator: Operat
     resume_relay(&mut tx, &operator.actor()).await.map_err(failed)?;
     commit(tx).await?;
     Ok(Redirect::to(Section::Control.href()).into_response())
+}
+
+/// The word that confirms a drop.
+const CONFIRMATION: &str = "drop";
+
+/// `POST /control/retain`: drops what the dry run showed, if the word was typed and nothing else would go by now. More
+/// idempotency keys are nothing else: one runs out every moment.
+pub(super) async fn retain(
+    State(console): State<ConsoleState>,
+    operator: Operator,
+    headers: HeaderMap,
+    fields: Fields,
+) -> Result<Response, Problem> {
+    let plan = plan_drop(&console, &operator).await?;
+    let reason = text("reason", &fields.get("reason"))?;
+    let shown: Vec<_> = fields.all("what").collect();
+    let agreed = plan
+        .iter()
+        .all(|gone| gone.what == KEYS || shown.contains(&gone.what.as_str()));
+    if !agreed || fields.get("confirm").trim() != CONFIRMATION {
+        let mut c = Chrome::new(&console, &headers, &operator, "/control?plan=1");
+        c.notice = Some(Notice {
+            tone: "bad",
+            text: c.t.c_not_dropped().to_owned(),
+        });
+        return render(&console, c, Some(plan), reason).await;
+    }
+    let gone = drop_now(&console, &operator, Some(&reason)).await?;
+    let keys = gone
+        .iter()
+        .filter(|gone| gone.what == KEYS)
+        .map(|gone| gone.rows)
+        .sum::<i64>();
+    let partitions = gone.iter().filter(|gone| gone.what != KEYS).count();
+    Ok(Redirect::to(&format!("/control?dropped={partitions}&keys={keys}")).into_response())
 }

@@ -51,6 +51,7 @@ pub(super) fn routes() -> Router<ConsoleState> {
         .route("/control", get(control::show))
         .route("/control/pause", post(control::pause))
         .route("/control/resume", post(control::resume))
+        .route("/control/retain", post(control::retain))
         .route("/log", get(log::show))
         .route("/settings", get(settings::show))
         .route("/language", get(login::switch))

@@ -14,7 +14,8 @@ fn told(row: &Value) -> Value {
     json!([row["who"], row["role"], row["via"], row["act"], row["reason"]])
 }
 
-async fn expire_a_key(stage: &Stage) {
+/// An idempotency key that has outlived its time.
+pub async fn expire_a_key(stage: &Stage) {
     sqlx::query("insert into idempotency_keys values ($1, 'old', $1, $1, clock_timestamp() - interval '3 days')")
         .bind(Uuid::new_v4())
         .execute(&stage.pool)
@@ -88,7 +89,7 @@ async fn every_act_over_http_is_in_the_operators_log_with_who_and_why() {
     post(operator, &format!("replays/{id}/resume"), json!(null))
         .await
         .failed(409, "replay-has-ended", "cancelled");
-    let gone = post(&desk.admin, "retain", json!({})).await;
+    let gone = post(&desk.admin, "retain", json!({"reason": "the disk is full"})).await;
     assert_eq!(
         gone.ok(),
         &json!({"rows": [{"what": "idempotency_keys", "rows": 1, "dropped": true}]})
@@ -109,7 +110,7 @@ async fn every_act_over_http_is_in_the_operators_log_with_who_and_why() {
         row("operator", "replay-pause", json!(null)),
         row("operator", "replay-resume", json!(null)),
         row("operator", "replay-cancel", json!(null)),
-        row("admin", "retain", json!(null)),
+        row("admin", "retain", json!("the disk is full")),
     ];
     assert_eq!(acts.iter().map(told).collect::<Vec<_>>(), expected);
     assert_eq!(acts[3]["subject"], format!("the dead letters {}", all[3]));

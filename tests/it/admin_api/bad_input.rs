@@ -125,6 +125,7 @@ async fn a_body_that_is_not_understood_changes_nothing() {
             "rate",
         ),
         ("retain", json!({"older_than": "1m"}), "older_than"),
+        ("retain", json!({"reason": " "}), "reason is empty"),
     ] {
         post(path, &body).await.failed(400, "malformed-body", word);
     }

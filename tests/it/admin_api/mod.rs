@@ -8,6 +8,7 @@ mod reading;
 mod roles;
 mod session;
 
+pub use self::acts::expire_a_key;
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::Value;
 use uuid::Uuid;

@@ -1,7 +1,7 @@
 use reqwest::{StatusCode, header};
 
 use super::{Browser, FORM, says, settled, write};
-use crate::support::Stage;
+use crate::{admin_api::expire_a_key, operate::settle, support::Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_is_told_everywhere_and_only_an_operator_can_end_it() {
@@ -177,4 +177,100 @@ async fn a_replay_needs_its_number_typed_and_the_same_form_starts_it_once() {
     let id = to.rsplit('/').next().expect("an id");
     let page = operator.page(&format!("/outbox?replay={id}")).await;
     assert!(page.contains("40 match"), "{page}");
+}
+
+/// Three settled messages of an hour ago, which fill the first partition, it seems.
+async fn fill_a_partition(stage: &Stage) {
+    let ids: Vec<i64> = sqlx::query_scalar(
+        "insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
+         select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), at, at, '{}'
+         from (select clock_timestamp() - interval '1 hour' as at from generate_series(1, 3)) r returning id",
+    )
+    .fetch_all(&stage.pool)
+    .await
+    .expect("rows");
+    settle(&stage.pool, &ids).await;
+    sqlx::query(
+        "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, base_passed, base_closed)
+         select max(seq) + 1, max(fence), 'gone/1', clock_timestamp(), 'at-least-once', '{}', '{[1,1000001)}', '{[4,1000001)}'
+         from outbox_checkpoints",
+    )
+    .execute(&stage.pool)
+    .await
+    .expect("a base");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_is_dropped_by_an_admin_who_saw_it_and_said_why() {
+    let stage = Stage::new().await.set("outbox.retention", "1m");
+    let app = stage.app_with(&["--role", "api"], &[]).await;
+    let (operator, admin) = (Browser::of(&app, "operator").await, Browser::of(&app, "admin").await);
+    let nothing = admin.page("/control?plan=1").await;
+    assert!(nothing.contains("Nothing is settled and old enough"), "{nothing}");
+    expire_a_key(&stage).await;
+    let dry_run = admin.page("/control?plan=1").await;
+    assert!(
+        dry_run.contains("name=\"what\" value=\"idempotency_keys\""),
+        "{dry_run}"
+    );
+
+    let page = operator.page("/control").await;
+    assert!(
+        page.contains("needs the role admin") && !page.contains("plan=1"),
+        "{page}"
+    );
+    assert_eq!(operator.get("/control?plan=1").await.status(), StatusCode::FORBIDDEN);
+    let form = |partition, word| {
+        [
+            ("what", "idempotency_keys"),
+            ("what", partition),
+            ("reason", "the disk is <full>"),
+            ("confirm", word),
+        ]
+    };
+    let refused = operator.post("/control/retain", &form("", "drop")).await;
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+
+    // More would go than was shown; then the word is wrong.
+    fill_a_partition(&stage).await;
+    let page = admin.page("/control?plan=1").await;
+    let shown = page
+        .split("name=\"what\" value=\"outbox_messages")
+        .nth(1)
+        .expect("a partition");
+    let partition = format!("outbox_messages{}", shown.split('"').next().expect("a name"));
+    for (partition, word) in [("", "drop"), (&*partition, ""), (&*partition, "yes")] {
+        let page = admin.post("/control/retain", &form(partition, word)).await;
+        let page = page.text().await.expect("text");
+        assert!(
+            page.contains("nothing was dropped") && page.contains("value=\"the disk is &#60;full&#62;\""),
+            "{partition} {word}: {page}"
+        );
+    }
+    let silent = admin
+        .post("/control/retain", &[("what", &*partition), ("confirm", "drop")])
+        .await;
+    assert_eq!(silent.status(), StatusCode::BAD_REQUEST, "no reason");
+    let rows = async || -> (i64, i64) {
+        sqlx::query_as("select (select count(*) from outbox_messages), (select count(*) from idempotency_keys)")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("counts")
+    };
+    assert_eq!(rows().await, (3, 1), "nothing has gone so far");
+    assert!(admin.page("/log").await.contains("Nobody has changed anything yet"));
+
+    let to = admin.act("/control/retain", &form(&partition, "drop")).await;
+    let page = admin.page(&to).await;
+    assert!(page.contains("Dropped: 1 partitions and 1 idempotency keys"), "{page}");
+    assert_eq!(rows().await, (0, 0));
+    let log = operator.page("/log").await;
+    for told in [
+        "<strong>retain</strong>",
+        "the disk is &#60;full&#62;",
+        &partition,
+        "console",
+    ] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
 }
