@@ -5,6 +5,7 @@ pub mod audits;
 pub mod checkpoints;
 pub mod control;
 pub mod dead_letters;
+pub mod export;
 pub mod follow;
 pub mod installation;
 pub mod listener;

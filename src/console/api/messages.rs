@@ -1,10 +1,17 @@
 //! `/admin/api/messages`: the log, and one message's whole life.
 
+use std::io;
+
 use axum::{
     Json,
+    body::Body,
     extract::{Path, State},
+    http::{HeaderValue, header},
+    response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::value::{RawValue, to_raw_value};
 use sqlx::PgConnection;
@@ -18,6 +25,7 @@ use crate::{
     jobs::status::{JobView, read_job},
     outbox::{
         dead_letters::{DeadLetter, read_dead_letters},
+        export::{Export, ExportFormat},
         query::{self, Matching, MessageFilter, MessageState, MessageStatus, SameKey},
         record::for_each_header,
         replays::read_replay,
@@ -128,6 +136,61 @@ impl Asked {
             replay: replay.map(|replay| replay.id),
         })
     }
+}
+
+/// All messages that a list would show, newest first, as one file. It is written while it is read, a page after the
+/// other; a file that could not be finished ends in the middle of the transfer. In CSV, text that a spreadsheet would
+/// take for a formula begins with an apostrophe. `limit` is refused.
+#[utoipa::path(
+    get, path = "/admin/api/messages/export/{format}", operation_id = "export_messages", tag = "operators",
+    params(("format" = ExportFormat, Path, description = "`csv` or `ndjson`"), Asked),
+    responses((status = 200, description = "As `dispatcher outbox export`",
+        content((String = "text/csv"), (String = "application/x-ndjson"))))
+)]
+pub(super) async fn export(
+    State(console): State<ConsoleState>,
+    _: Operator,
+    Path(format): Path<String>,
+    Filter(asked): Filter<Asked>,
+) -> Result<Response, Problem> {
+    let (format, kind, name) = match &*format {
+        "csv" => (ExportFormat::Csv, "text/csv; charset=utf-8", "messages.csv"),
+        "ndjson" => (ExportFormat::Ndjson, "application/x-ndjson", "messages.ndjson"),
+        _ => return Err(Problem::new(Code::NotFound).detail("an export is csv or ndjson")),
+    };
+    if asked.limit.is_some() {
+        return Err(Problem::new(Code::MalformedQuery).detail("an export has no limit: it is all that matches"));
+    }
+    let mut conn = console.conn().await?;
+    let mut export = Export::new(format, asked.filter(&mut conn).await?);
+    // What fails at once is still a problem, and no file.
+    let first = export.next(&mut conn).await.map_err(failed)?;
+    drop(conn);
+    let first = stream::iter(first.map(|part| Ok(Bytes::from(part.bytes))));
+    let rest = stream::try_unfold((export, console), async |(mut export, console)| {
+        let part = async {
+            // Given back after each page: who reads slowly holds none.
+            let mut conn = console.pool.acquire().await?;
+            export.next(&mut conn).await
+        };
+        let Some(part) = console.stop.run_until_cancelled(part).await else {
+            return Err(io::Error::other("the service stops"));
+        };
+        let part = part.map_err(|error| {
+            tracing::warn!(%error, "an export was not finished");
+            io::Error::other(error)
+        })?;
+        Ok(part.map(|part| (Bytes::from(part.bytes), (export, console))))
+    });
+    let disposition = format!("attachment; filename=\"{name}\"");
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (
+            header::CONTENT_DISPOSITION,
+            HeaderValue::try_from(disposition).expect("names are ASCII"),
+        ),
+    ];
+    Ok((headers, Body::from_stream(first.chain(rest))).into_response())
 }
 
 /// One message's whole life.

@@ -36,6 +36,7 @@ pub(super) fn routes() -> OpenApiRouter<ConsoleState> {
         .routes(routes!(overview::show))
         .routes(routes!(messages::list))
         .routes(routes!(messages::show))
+        .routes(routes!(messages::export))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::group))
         .routes(routes!(dead_letters::retry))
@@ -70,6 +71,14 @@ const LIST: &[Code] = &[
 ];
 const ONE: &[Code] = &[
     Code::MalformedId,
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::NotFound,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+];
+const EXPORT: &[Code] = &[
+    Code::MalformedQuery,
     Code::Unauthorized,
     Code::Forbidden,
     Code::NotFound,
@@ -118,6 +127,7 @@ pub(super) const PROBLEMS: Problems = &[
     ("read_overview", READ),
     ("list_messages", LIST),
     ("show_message", ONE),
+    ("export_messages", EXPORT),
     ("list_dead_letters", LIST),
     ("group_dead_letters", READ),
     ("retry_dead_letters", ACT),

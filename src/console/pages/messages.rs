@@ -6,7 +6,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse as _, Redirect, Response},
 };
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use url::form_urlencoded;
 use uuid::Uuid;
@@ -58,6 +58,8 @@ struct Messages {
     older: Option<String>,
     newest: Option<String>,
     replay: Option<String>,
+    /// Of all that the filter selects: name and address of each form; empty: it cannot be used.
+    exports: Vec<(&'static str, String)>,
 }
 
 pub(super) struct Row {
@@ -110,8 +112,10 @@ pub(super) async fn show(
         let safe: String = form_urlencoded::byte_serialize(to.as_bytes()).collect();
         return Ok(Redirect::to(&format!("/outbox/{safe}")).into_response());
     }
+    let mut exports = Vec::new();
     let found = match query.filter() {
         Ok(filter) => {
+            exports = query.exports(&filter);
             let mut conn = console.conn().await?;
             query::list_messages(&mut conn, &filter).await.map_err(failed)?
         }
@@ -138,6 +142,7 @@ pub(super) async fn show(
         older: found.next.map(|next| query.address(&next.to_string())),
         newest: (!query.after.is_empty()).then(|| query.address("")),
         replay: query.replay(),
+        exports,
         rows: found.rows.into_iter().map(|message| Row::of(t, message)).collect(),
         query,
         c: c.titled(Section::Messages, t.m_title()),
@@ -206,6 +211,27 @@ impl Query {
     /// This view, from another id on.
     fn address(&self, after: &str) -> String {
         form::address("/outbox", self.fields().into_iter().chain([("after", after)]))
+    }
+
+    /// The same selection, whole, from the admin API, which takes times as programs write them.
+    fn exports(&self, filter: &MessageFilter) -> Vec<(&'static str, String)> {
+        let time = |at: Option<DateTime<Utc>>| {
+            at.map_or_else(String::new, |at| at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+        };
+        let (from, to) = (time(filter.from), time(filter.to));
+        let fields = self.fields().map(|(name, value)| match name {
+            "from" => (name, &*from),
+            "to" => (name, &*to),
+            _ => (name, value.trim()),
+        });
+        [("CSV", "csv"), ("NDJSON", "ndjson")]
+            .map(|(name, format)| {
+                (
+                    name,
+                    form::address(&format!("/admin/api/messages/export/{format}"), fields),
+                )
+            })
+            .to_vec()
     }
 
     /// To the form of a replay of the same selection; none when a replay cannot select by it.

@@ -237,6 +237,7 @@ texts! {
     m_count_at_least(n: &str) "at least {n} match" "{n}건 이상 일치"
     m_bounded "Stopped after looking at as many messages as one page may. Go on with “Older”, or narrow it by time." "한 페이지에서 볼 수 있는 만큼 살펴본 뒤 멈췄습니다. “이전 것”으로 계속하거나 시간으로 좁히세요."
     m_replay_these "Replay what this filter selects" "이 필터의 대상을 재전송"
+    m_export "Export all of it" "전체 내보내기"
     m_bad_filter(what: &str) "This filter cannot be used: {what}" "사용할 수 없는 필터: {what}"
 
     o_title(id: i64) "Message {id}" "메시지 {id}"

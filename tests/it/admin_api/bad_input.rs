@@ -33,6 +33,9 @@ async fn a_query_that_is_not_understood_is_refused_by_name_and_never_reaches_the
         ),
         ("dead-letters?resolved=maybe", "resolved"),
         ("replays?after=1", "after"),
+        ("messages/export/csv?limit=7", "no limit"),
+        ("messages/export/csv?state=lost", "state"),
+        ("messages/export/ndjson?from=yesterday", "from"),
         ("audits?after=1", "after"),
         ("audits?limit=0", "1 to 1000"),
         ("acts?act=delete", "act"),
@@ -55,6 +58,9 @@ async fn a_query_that_is_not_understood_is_refused_by_name_and_never_reaches_the
     get(&format!("messages?replay={}", Uuid::new_v4()))
         .await
         .failed(404, "not-found", "no replay");
+    get("messages/export/xml")
+        .await
+        .failed(404, "not-found", "csv or ndjson");
     get("nothing").await.failed(404, "no-such-route", "");
     send(
         desk.request(Method::DELETE, "/admin/api/messages/1")

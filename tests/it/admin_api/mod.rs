@@ -3,6 +3,7 @@
 mod acts;
 pub mod audits;
 mod bad_input;
+mod export;
 mod origins;
 mod reading;
 mod roles;

@@ -21,6 +21,7 @@ fn routes() -> Vec<(Method, &'static str, Option<Value>, &'static str)> {
         read("/admin/api/overview", "viewer"),
         read("/admin/api/messages", "viewer"),
         read("/admin/api/messages/{id}", "viewer"),
+        read("/admin/api/messages/export/{format}", "viewer"),
         read("/admin/api/dead-letters", "viewer"),
         read("/admin/api/dead-letters/groups", "viewer"),
         act("/admin/api/dead-letters/retry", resolve.clone(), "operator"),
@@ -62,7 +63,7 @@ async fn each_role_may_do_what_it_may_and_is_refused_the_rest() {
         } else {
             "1"
         };
-        let request = desk.request(method.clone(), &path.replace("{id}", id));
+        let request = desk.request(method.clone(), &path.replace("{id}", id).replace("{format}", "csv"));
         match body {
             Some(body) => request.json(body),
             None => request,
