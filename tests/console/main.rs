@@ -21,7 +21,7 @@ use rdkafka::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use support::{App, Stage, drafts, token::token_of, token_for};
+use support::{App, Stage, drafts, token::token_of, token_for, topics::delete_records_below};
 use uuid::Uuid;
 
 /// What the scenario asks for.
@@ -36,6 +36,10 @@ enum Act {
     Poison,
     /// Sets the topic's limit, in bytes.
     Limit { bytes: u32 },
+    /// Deletes the first acknowledged records of the topic.
+    Lose { records: i64 },
+    /// Compares the topic with the receipts.
+    Audit,
     /// Stops the broker.
     StopKafka,
     /// Starts it again.
@@ -103,6 +107,19 @@ async fn perform(act: Act, stage: &Stage, app: &App, draft: Uuid, token: &str) -
         Act::Limit { bytes } => {
             set_limit(stage, bytes).await;
             json!({})
+        }
+        Act::Lose { records } => {
+            // All of one key so far, so they are in one partition, from its beginning on.
+            let partition = sqlx::query_scalar("select partition from outbox_status where \"offset\" = 0 limit 1")
+                .fetch_one(&stage.pool)
+                .await
+                .expect("a published message");
+            delete_records_below(stage, partition, records).await;
+            json!({})
+        }
+        Act::Audit => {
+            let output = stage.run(&["audit", "--output", "json"]).await;
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
         }
         Act::StopKafka => {
             stage.servers().kafka.stop().await.expect("Kafka stops");

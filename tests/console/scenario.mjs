@@ -137,6 +137,35 @@ async function scenario() {
   await page.getByRole("link", { name: "Reset" }).click();
   await look(page, "messages");
 
+  says("the broker loses records; an audit names them, and exactly those are sent again");
+  await page.goto(url);
+  seen(await text(page.locator("#live")), /No audit yet/);
+  await act("lose", { records: 3 });
+  const { missing } = await act("audit");
+  assert.equal(missing, 3);
+  await eventually("the overview tells", async () => seen(await text(page.locator("#live")), /found 3 messages missing/));
+  await look(page, "overview-missing");
+  await page.getByRole("link", { name: "Audits", exact: true }).click();
+  await look(page, "audits");
+  await page.locator("tbody a").first().click();
+  seen(await text(page.locator("main")), /Missing: 3/);
+  await look(page, "audit");
+  await page.getByRole("link", { name: "Send what is missing again" }).click();
+  seen(await text(page.locator(".big")), /^3 messages of 1 event drafts/);
+  await look(page, "audit-dry-run");
+  await page.getByLabel("Reason").fill("somebody deleted records");
+  await page.getByLabel(/to confirm/).fill("3");
+  await page.getByRole("button", { name: "Start the replay" }).click();
+  await eventually("they are sent", async () => seen(await text(page.locator("#progress")), /done/));
+  await eventually("the audit is clean", async () => {
+    const again = await act("audit");
+    assert.deepEqual([again.missing, again.made_good, again.clean], [0, 3, true]);
+  });
+  await page.goto(url);
+  await eventually("nothing more is told of it", async () => {
+    assert.doesNotMatch(await text(page.locator("#live")), /missing|audit/i);
+  });
+
   says("the broker goes");
   await page.goto(url);
   await act("stop-kafka");
@@ -241,6 +270,11 @@ async function scenario() {
   await page.goto(url);
   await eventually("the overview says it", async () => seen(await verdict(page), /Publishing is paused/));
   await look(page, "overview-paused");
+
+  const admin = await operator("admin");
+  await admin.goto(`${url}/control?plan=1`);
+  seen(await text(admin.locator("main")), /Nothing is settled and old enough/);
+  await look(admin, "control-dry-run");
 
   says("who may look only");
   const viewer = await operator("viewer");
