@@ -40,6 +40,8 @@ enum Act {
     Lose { records: i64 },
     /// Compares the topic with the receipts.
     Audit,
+    /// An idempotency key that has outlived its time.
+    ExpireKey,
     /// Stops the broker.
     StopKafka,
     /// Starts it again.
@@ -120,6 +122,16 @@ async fn perform(act: Act, stage: &Stage, app: &App, draft: Uuid, token: &str) -
         Act::Audit => {
             let output = stage.run(&["audit", "--output", "json"]).await;
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+        }
+        Act::ExpireKey => {
+            sqlx::query(
+                "insert into idempotency_keys values ($1, 'old', $1, $1, clock_timestamp() - interval '3 days')",
+            )
+            .bind(Uuid::new_v4())
+            .execute(&stage.pool)
+            .await
+            .expect("a key");
+            json!({})
         }
         Act::StopKafka => {
             stage.servers().kafka.stop().await.expect("Kafka stops");

@@ -271,10 +271,17 @@ async function scenario() {
   await eventually("the overview says it", async () => seen(await verdict(page), /Publishing is paused/));
   await look(page, "overview-paused");
 
+  says("what is old is dropped by an admin");
+  await act("expire-key");
   const admin = await operator("admin");
-  await admin.goto(`${url}/control?plan=1`);
-  seen(await text(admin.locator("main")), /Nothing is settled and old enough/);
+  await admin.goto(`${url}/control`);
+  await admin.getByRole("button", { name: /Drop now what is old/ }).click();
+  seen(await text(admin.locator("main")), /idempotency_keys\s*1/);
   await look(admin, "control-dry-run");
+  await admin.getByLabel("Reason").last().fill("the disk is full");
+  await admin.getByLabel("Type drop to confirm").fill("drop");
+  await admin.getByRole("button", { name: "Drop it" }).click();
+  seen(await text(admin.locator(".notice")), /Partitions: 0; idempotency keys: 1/);
 
   says("who may look only");
   const viewer = await operator("viewer");

@@ -411,7 +411,7 @@ texts! {
     c_plan_confirm "Type drop to confirm" "확인하려면 drop을 입력"
     c_drop "Drop it" "삭제"
     c_not_dropped "The word was not typed, or something else would go by now: nothing was dropped." "확인 단어가 입력되지 않았거나 삭제 대상이 바뀌었습니다. 삭제된 것은 없습니다."
-    c_dropped(partitions: usize, keys: &str) "Dropped: {partitions} partitions and {keys} idempotency keys." "파티션 {partitions}개와 멱등성 키 {keys}개를 삭제했습니다."
+    c_dropped(partitions: usize, keys: &str) "Dropped. Partitions: {partitions}; idempotency keys: {keys}." "삭제했습니다. 파티션 {partitions}개, 멱등성 키 {keys}개."
     c_partition "Partition" "파티션"
     c_bounds "Bounds" "범위"
     c_rows "Rows (estimate)" "행(추정)"

@@ -262,7 +262,7 @@ async fn what_is_old_is_dropped_by_an_admin_who_saw_it_and_said_why() {
 
     let to = admin.act("/control/retain", &form(&partition, "drop")).await;
     let page = admin.page(&to).await;
-    assert!(page.contains("Dropped: 1 partitions and 1 idempotency keys"), "{page}");
+    assert!(page.contains("Dropped. Partitions: 1; idempotency keys: 1"), "{page}");
     assert_eq!(rows().await, (0, 0));
     let log = operator.page("/log").await;
     for told in [
