@@ -56,8 +56,8 @@ async fn a_worker_that_restarts_takes_up_its_partitions_and_the_other_keeps_its_
         }
     })
     .await;
-    let state = describe(&stage, &content.group(), &["--state"]).await;
-    assert!(state.contains("cooperative-sticky"), "{state}");
+    let described = describe(&stage, &content.group(), &["--state"]).await;
+    assert!(described.contains("cooperative-sticky"), "{described}");
 
     // Killed, not stopped: the group waits for the same instance, and nobody else's work stops.
     one.kill();

@@ -58,7 +58,9 @@ pub async fn eventually<T, E: std::fmt::Display>(
         match tokio::time::timeout_at((deadline + PATIENCE).into(), look()).await {
             Ok(Ok(value)) => return value,
             Ok(Err(error)) => seen = error.to_string(),
-            Err(_) => panic!("not within {bound:?}: {what}; the last look has not ended; before it: {seen}"),
+            Err(late) => {
+                panic!("not within {bound:?}: {what}; the last look has not ended ({late}); before it: {seen}")
+            }
         }
         assert!(
             Instant::now() < deadline,
