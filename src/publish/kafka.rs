@@ -262,6 +262,22 @@ impl Producer {
         }
     }
 
+    /// Ends, in one partition, a transaction of an earlier producer of the same transactional id that the coordinator
+    /// knows nothing of: [`Producer::take_over_transactions`] has succeeded, and it is open all the same. Brokers that
+    /// were stopped or killed have been seen to leave one (Kafka 4.4.0; `kafka-transactions.sh` calls it hanging), and
+    /// readers of committed records wait in front of it for ever. One empty record is sent there and aborted: the marker
+    /// ends whatever this producer's id has open in the partition. A transaction of anybody else stays. The producer
+    /// is of no use afterwards. Blocks for at most twice [`COMMIT_TIMEOUT`].
+    pub fn end_forgotten_transaction(&self, partition: i32) -> Result<(), KafkaError> {
+        let nothing = BaseRecord::<str, str, usize>::with_opaque_to(&self.topic, 0)
+            .partition(partition)
+            .payload("");
+        self.inner.send(nothing).map_err(|(error, _)| error)?;
+        // An abort purges what has not been sent, and the partition would not be part of the transaction.
+        self.inner.flush(COMMIT_TIMEOUT)?;
+        self.inner.abort_transaction(COMMIT_TIMEOUT)
+    }
+
     /// Commits the transaction and begins the next. Every report must have come. Blocks for at most
     /// [`COMMIT_TIMEOUT`]. An error says nothing of the outcome, and an answer that took
     /// [`COMMIT_IN_DOUBT_AFTER`] is an error: it may be that of a repeated request (the client repeats after

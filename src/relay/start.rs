@@ -29,6 +29,7 @@ use crate::{
     publish::{
         advice::advise,
         kafka::Producer,
+        reader::ReadError,
         tail::{self, Found, Tail, TailError},
         topic::TopicInspector,
     },
@@ -76,6 +77,7 @@ pub(super) async fn start(
     let oldest_unsettled = within(store::read_oldest_unsettled(&mut db)).await?;
 
     let mut complained: Option<String> = None;
+    let mut ended = None;
     let (producer, tail, found) = loop {
         let passed = position.passed().clone();
         // Each time anew: an operator may have accepted another identity meanwhile.
@@ -87,6 +89,7 @@ pub(super) async fn start(
             next_offsets: beginning.next_offsets.clone(),
             oldest_unsettled,
             passed,
+            ended,
         };
         let kafka_part = open_kafka(relay, what);
         let opened = keep_alive(
@@ -101,8 +104,12 @@ pub(super) async fn start(
         match opened {
             Ok(opened) => break opened,
             Err(not_opened) => {
-                if let NotOpened::Halt { reason, log_lost } = &not_opened {
-                    within(installation::halt(&mut db, reason, *log_lost)).await?;
+                match &not_opened {
+                    NotOpened::Halt { reason, log_lost } => {
+                        within(installation::halt(&mut db, reason, *log_lost)).await?;
+                    }
+                    NotOpened::Ended { partition, stable } => ended = Some((*partition, *stable)),
+                    NotOpened::Outage(_) => {}
                 }
                 let reason = not_opened.reason();
                 show_outage(relay, &mut db).await?;
@@ -271,12 +278,22 @@ struct ToOpen {
     next_offsets: Vec<i64>,
     oldest_unsettled: Option<chrono::DateTime<chrono::Utc>>,
     passed: crate::outbox::position::Ids,
+    /// The transaction, by partition and first offset, that was ended by the try before: if it is still open, it is
+    /// somebody else's.
+    ended: Option<(i32, i64)>,
 }
 
 /// Why Kafka's part of the start did not work.
 enum NotOpened {
     /// Nobody's fault: it is tried again.
     Outage(String),
+    /// A transaction that Kafka's coordinator had forgotten was in the way, and has been ended: it is tried again.
+    Ended {
+        /// Of the topic.
+        partition: i32,
+        /// Its first offset.
+        stable: i64,
+    },
     /// It is tried again, too, and only somebody who mends or accepts it makes it work.
     Halt {
         reason: String,
@@ -290,6 +307,9 @@ impl NotOpened {
     fn reason(self) -> String {
         match self {
             Self::Outage(reason) | Self::Halt { reason, .. } => reason,
+            Self::Ended { partition, stable } => format!(
+                "partition {partition} had an open transaction at offset {stable} that its coordinator did not know; it was ended"
+            ),
         }
     }
 }
@@ -350,18 +370,25 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
                 .take_over_transactions(&cancelled)
                 .map_err(|e| NotOpened::Outage(format!("transactions cannot be used: {}", detailed(producer, &e))))
         };
-        if transactional {
+        let only_to_end;
+        let ends_transactions = if transactional {
+            Some(&producer)
+        } else if what.left_by == Delivery::ExactlyOnce.as_str() {
+            only_to_end = open(Some(&transactional_id))?;
+            Some(&only_to_end)
+        } else {
+            None
+        };
+        if let Some(producer) = ends_transactions {
             failpoint!(
                 "relay.start.transactions.before",
                 NotOpened::Outage("a failpoint".to_owned())
             );
-            end_what_is_open(&producer)?;
+            end_what_is_open(producer)?;
             failpoint!(
                 "relay.start.transactions.after",
                 NotOpened::Outage("a failpoint".to_owned())
             );
-        } else if what.left_by == Delivery::ExactlyOnce.as_str() {
-            end_what_is_open(&open(Some(&transactional_id))?)?;
         }
         failpoint!("relay.start.tail.before", NotOpened::Outage("a failpoint".to_owned()));
         // The offsets of a log that nobody has seen yet, or that an operator has accepted, are not known.
@@ -371,11 +398,22 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
         };
         // One record for each id: the first appearance is the receipt.
         let mut found = HashMap::new();
-        let tail = tail::read_tail(&kafka, next_offsets, what.oldest_unsettled, &cancelled, |f| {
+        let read = tail::read_tail(&kafka, next_offsets, what.oldest_unsettled, &cancelled, |f| {
             if !what.passed.contains(&f.outbox_id) {
                 found.entry((f.outbox_id, f.event_id)).or_insert(f);
             }
-        })?;
+        });
+        let tail = match (read, ends_transactions) {
+            (Err(TailError::Read(ReadError::Undecided { partition, stable, .. })), Some(producer))
+                if what.ended != Some((partition, stable)) =>
+            {
+                producer.end_forgotten_transaction(partition).map_err(|e| {
+                    NotOpened::Outage(format!("transactions cannot be used: {}", detailed(producer, &e)))
+                })?;
+                return Err(NotOpened::Ended { partition, stable });
+            }
+            (read, _) => read?,
+        };
         Ok((
             Arc::new(producer),
             ReadTail { tail, cluster_id },

@@ -6,7 +6,7 @@ use image_job_dispatcher::dev_stack::{Beside, free_port};
 use rdkafka::{
     ClientConfig,
     message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer},
+    producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer},
 };
 use uuid::Uuid;
 
@@ -114,6 +114,76 @@ async fn a_transaction_left_open_is_ended_by_the_next_leader() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_left_open_is_ended_by_a_leader_that_uses_none_itself() {
     end_what_was_left_open("exactly-once", "at-least-once").await;
+}
+
+/// Has the coordinator forget what is open under a transactional id: its newest word on it is that nothing is, as
+/// `TransactionLogValue.json` of Kafka writes it. It believes that when it starts again.
+async fn forget_transactions(stage: &Stage, transactional_id: &str) {
+    const EMPTY: u8 = 0;
+    let described = stage
+        .of_transactions(&["describe", "--transactional-id", transactional_id])
+        .await;
+    let numbers: Vec<i64> = described
+        .lines()
+        .rfind(|line| line.contains(transactional_id))
+        .unwrap_or_else(|| panic!("{described}"))
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    // CoordinatorId, TransactionalId, ProducerId, ProducerEpoch, TransactionState, ...
+    let (producer_id, epoch) = (numbers[1], numbers[2] as i16);
+    let mut key = 0_i16.to_be_bytes().to_vec();
+    key.extend((transactional_id.len() as i16).to_be_bytes());
+    key.extend(transactional_id.as_bytes());
+    let mut value = 0_i16.to_be_bytes().to_vec();
+    value.extend(producer_id.to_be_bytes());
+    value.extend(epoch.to_be_bytes());
+    value.extend(60_000_i32.to_be_bytes());
+    value.push(EMPTY);
+    // No partitions; updated now; no transaction has begun.
+    value.extend((-1_i32).to_be_bytes());
+    value.extend(chrono::Utc::now().timestamp_millis().to_be_bytes());
+    value.extend((-1_i64).to_be_bytes());
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", stage.servers().kafka.bootstrap())
+        // The only one that may write to an internal topic.
+        .set("client.id", "__admin_client")
+        .create()
+        .expect("a producer");
+    let record = FutureRecord::to("__transaction_state").key(&key).payload(&value);
+    producer.send(record, PATIENCE).await.expect("it is written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_its_coordinator_has_forgotten_is_ended_and_its_records_are_sent_again() {
+    let stage = Stage::with_servers_of_its_own()
+        .await
+        .set("relay.delivery", "exactly-once");
+    let user = Uuid::new_v4();
+    let token = token_for(user);
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let before = stage.app().await;
+    before.accept(draft, &token).await;
+    stage.drained().await;
+    before.kill();
+    let api = stage.app_with(&["--role", "api"], &[]).await;
+    api.accept(draft, &token).await;
+    let id = transactional_id(&stage).await;
+    leave_open(&stage, id.clone(), newest_row(&stage).await).await;
+    forget_transactions(&stage, &id).await;
+    let kafka = &stage.servers().kafka;
+    kafka.stop().await.expect("Kafka stops");
+    kafka.restart().await.expect("Kafka starts again");
+
+    let after = stage.app().await;
+    stage.drained().await;
+    let records = stage.records_now().await;
+    assert_eq!(records.len(), 2, "{records:?}; {}", after.log());
+    assert!(
+        after.log().contains("that its coordinator did not know"),
+        "{}",
+        after.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -252,29 +252,29 @@ impl Stage {
 
     /// What Kafka's own tool says of transactions, and of the producers of each partition: for the report of a failure.
     pub async fn transactions_as_kafka_sees_them(&self) -> String {
-        let mut said = String::new();
-        let partitions: Vec<String> = (0..PARTITIONS).map(|p| p.to_string()).collect();
-        let mut calls: Vec<Vec<&str>> = vec![vec!["list"]];
-        calls.extend(
-            partitions
-                .iter()
-                .map(|partition| vec!["describe-producers", "--topic", &self.topic, "--partition", partition]),
-        );
-        for call in calls {
-            let mut tool = kafka_libs().await.tool("org.apache.kafka.tools.TransactionsCommand");
-            tool.args(["--bootstrap-server", &self.servers.kafka.bootstrap()])
-                .args(&call);
-            let output = tokio::task::spawn_blocking(move || tool.output())
-                .await
-                .expect("a task")
-                .expect("Java runs");
-            said += &format!(
-                "{call:?}\n{}{}",
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            );
+        let mut said = self.of_transactions(&["list"]).await;
+        for partition in 0..PARTITIONS {
+            let partition = partition.to_string();
+            let of_partition = ["describe-producers", "--topic", &self.topic, "--partition", &partition];
+            said += &self.of_transactions(&of_partition).await;
         }
         said
+    }
+
+    /// What `kafka-transactions.sh` prints.
+    pub async fn of_transactions(&self, arguments: &[&str]) -> String {
+        let mut tool = kafka_libs().await.tool("org.apache.kafka.tools.TransactionsCommand");
+        tool.args(["--bootstrap-server", &self.servers.kafka.bootstrap()])
+            .args(arguments);
+        let output = tokio::task::spawn_blocking(move || tool.output())
+            .await
+            .expect("a task")
+            .expect("Java runs");
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        format!("{arguments:?}\n{out}{err}")
     }
 
     /// The header `outbox-id` of every committed record, as Kafka's own consumer in Java sees them.
