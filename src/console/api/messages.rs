@@ -143,7 +143,7 @@ impl Asked {
 /// take for a formula begins with an apostrophe. `limit` is refused.
 #[utoipa::path(
     get, path = "/admin/api/messages/export/{format}", operation_id = "export_messages", tag = "operators",
-    params(("format" = ExportFormat, Path, description = "`csv` or `ndjson`"), Asked),
+    params(("format" = inline(ExportFormat), Path, description = "`csv` or `ndjson`"), Asked),
     responses((status = 200, description = "As `dispatcher outbox export`",
         content((String = "text/csv"), (String = "application/x-ndjson"))))
 )]
