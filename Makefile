@@ -1,6 +1,6 @@
 # `make run` for a first look, `make test` and `make check` before a commit; `make` alone says what there is.
 
-.PHONY: help run test console-test faults faults-long bench check model simulate planted-bugs fmt prerequisites
+.PHONY: help run test console-test faults faults-long fuzz bench check model simulate planted-bugs fmt prerequisites
 .DEFAULT_GOAL := help
 
 help: ## This text
@@ -21,6 +21,9 @@ faults: prerequisites ## 250 random schedules of faults, each checked against ev
 
 faults-long: prerequisites ## The same, any number: N=10000; adds a row to docs/reliability.md
 	SCHEDULES=$(or $(N),1000) REPORT=docs/reliability.md cargo test --test it schedules::random -- --nocapture
+
+fuzz: prerequisites ## Every parser of foreign bytes under libFuzzer, ten minutes each: SECONDS=30, TARGET=token
+	@SECONDS_EACH=$(or $(SECONDS),600) TARGET=$(TARGET) scripts/fuzz
 
 console-test: ## The operators' console in Chromium, against the real stack; screenshots in target/console
 	@scripts/prerequisites console

@@ -19,6 +19,9 @@
 #[macro_use]
 pub mod failpoint;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+
 pub mod config;
 pub mod telemetry;
 

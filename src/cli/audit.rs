@@ -10,7 +10,7 @@ use crate::{
     audit::{self, AuditError, Request},
     outbox::{
         audits::{Audited, JudgedAudit, Range},
-        installation,
+        installation, instant,
     },
     publish::reader::ReadError,
 };
@@ -19,10 +19,10 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Messages written at this time or later, RFC 3339
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     from: Option<DateTime<Utc>>,
     /// Messages written before this time, RFC 3339
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     to: Option<DateTime<Utc>>,
     #[command(flatten)]
     operator: Operator,

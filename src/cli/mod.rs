@@ -10,6 +10,8 @@ mod context;
 pub mod dead;
 pub mod doctor;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod migrate;
 mod openapi;
 pub mod operator;

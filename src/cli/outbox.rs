@@ -14,6 +14,7 @@ use super::{CliError, Context, Format, output};
 use crate::{
     console::api::messages::read_life,
     outbox::{
+        instant,
         overview::read_stats,
         query::{self, MessageFilter, MessageState},
     },
@@ -48,6 +49,13 @@ pub struct ListArgs {
     filter: Filter,
 }
 
+impl ListArgs {
+    /// As PostgreSQL is asked.
+    pub(super) fn filter(&self) -> MessageFilter {
+        self.filter.of_page(self.limit)
+    }
+}
+
 /// What narrows a list and an export.
 #[derive(Debug, clap::Args)]
 pub struct Filter {
@@ -64,10 +72,10 @@ pub struct Filter {
     #[arg(long, value_name = "UUID")]
     draft: Option<Uuid>,
     /// Written at this time or later, RFC 3339
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     from: Option<DateTime<Utc>>,
     /// Written before this time, RFC 3339
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     to: Option<DateTime<Utc>>,
     /// Only of this user's jobs
     #[arg(long, value_name = "UUID")]
@@ -120,7 +128,7 @@ const COLUMNS: [&str; 9] = [
 ];
 
 async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
-    let page = query::list_messages(conn, &args.filter.of_page(args.limit)).await?;
+    let page = query::list_messages(conn, &args.filter()).await?;
     output::rows(context.output, &COLUMNS, &page.rows)?;
     match page.next {
         Some(next) if page.bounded => eprintln!(

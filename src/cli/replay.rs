@@ -10,7 +10,7 @@ use super::{
     output,
 };
 use crate::outbox::{
-    audits,
+    audits, instant,
     replays::{self, Change, Created, NewReplay, Preview, Previewed, Replay, SelectError, Selection, Wanted, Warning},
 };
 
@@ -66,10 +66,10 @@ pub struct CreateArgs {
     #[arg(long, value_name = "ID")]
     id: Vec<i64>,
     /// Messages written at this time or later, RFC 3339
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     from: Option<DateTime<Utc>>,
     /// Messages written before this time, RFC 3339
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     to: Option<DateTime<Utc>>,
     /// Messages with this Kafka key
     #[arg(long, value_name = "UUID", conflicts_with = "draft")]

@@ -2,6 +2,8 @@
 //! compiled in; `settings` lays the sources over each other, `value` says what a text means.
 
 mod document;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod kafka_properties;
 mod names;
 mod redact;

@@ -31,8 +31,10 @@ fn without_credentials(address: &str) -> String {
     let Ok(mut url) = url::Url::parse(address) else {
         return HIDDEN.to_owned();
     };
-    // An address without `//` has no authority: what looks like `user:password@` stands in its path.
-    if url.cannot_be_a_base() || (url.password().is_some() && url.set_password(Some(HIDDEN)).is_err()) {
+    // What looks like `user:password@` can stand in the path: of an address without `//` or without a host, or behind a
+    // password that has a `/`.
+    let astray = url.cannot_be_a_base() || url.host_str().is_none_or(str::is_empty) || url.path().contains('@');
+    if astray || (url.password().is_some() && url.set_password(Some(HIDDEN)).is_err()) {
         return HIDDEN.to_owned();
     }
     if url.query().is_some() {
@@ -60,6 +62,9 @@ mod tests {
             ("redis://:hunter2@cache:6379/0", "redis://:***@cache:6379/0"),
             ("postgres://db/x#hunter2", "postgres://db/x"),
             ("postgres:u:hunter2@db", "***"),
+            ("redis:/:hunter2@cache/0", "***"),
+            ("redis:///:hunter2@cache/0", "***"),
+            ("postgres://u:5/hunter2@db/x", "***"),
             ("host=db password=hunter2", "***"),
             ("", ""),
         ] {

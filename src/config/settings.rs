@@ -144,6 +144,14 @@ impl Settings {
             .map(|(key, setting)| (key.as_str(), redact::shown(key, &setting.value), &setting.origin))
     }
 
+    /// Key and value as it was given, secrets too.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(key, setting)| (key.as_str(), setting.value.as_str()))
+    }
+
     /// The value of a key of `config/default.toml`.
     pub(super) fn get(&self, key: &str) -> &Setting {
         self.0

@@ -6,6 +6,8 @@
 
 pub mod api;
 pub mod auth;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod monitor;
 mod pages;
 pub mod request;

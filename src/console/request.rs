@@ -70,15 +70,18 @@ impl<T: DeserializeOwned> FromRequest<ConsoleState> for Act<T> {
             timeout: console.config.http.body_timeout,
         };
         let bytes = body::read(body, body::is_json(&parts.headers), limits).await?;
-        let wrong = |why: String| Problem::new(Code::MalformedBody).detail(format!("the body cannot be used: {why}"));
-        // An array would be taken for the fields in their order.
-        if !bytes.trim_ascii_start().starts_with(b"{") {
-            return Err(wrong("it is no JSON object".to_owned()));
-        }
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|error| wrong(error.to_string()))
+        read_act(&bytes).map(Self)
     }
+}
+
+/// Reads a body; see [`Act`].
+pub(super) fn read_act<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let wrong = |why: String| Problem::new(Code::MalformedBody).detail(format!("the body cannot be used: {why}"));
+    // An array would be taken for the fields in their order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(wrong("it is no JSON object".to_owned()));
+    }
+    serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ use resvg::tiny_skia::{IntSize, Pixmap};
 
 use super::color::Rgb;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+
 /// From the first packet to the last byte, all redirects included.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of the file, in bytes. Logos have some ten thousand.

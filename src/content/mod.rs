@@ -11,6 +11,8 @@
 pub mod brief;
 pub mod color;
 pub mod design;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod gallery;
 pub mod kafka;
 pub mod logo;

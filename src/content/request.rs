@@ -3,7 +3,7 @@
 use rdkafka::message::{Headers, Message};
 use uuid::Uuid;
 
-use crate::messages::ImageJob;
+use crate::messages::{self, ImageJob};
 
 /// The only `ce_type` that the Content Service knows.
 pub const REQUEST_TYPE: &str = "image-job.requested.v1";
@@ -49,7 +49,7 @@ pub fn read(record: &impl Message) -> Result<Request, Unreadable> {
     must_be(record, "ce_specversion", "1.0")?;
     must_be(record, "ce_type", REQUEST_TYPE)?;
     let event_id = header(record, "ce_id")?.parse().map_err(|_| Unreadable::NoUuid)?;
-    let job = serde_json::from_slice(record.payload().ok_or(Unreadable::NoValue)?)?;
+    let job = messages::read_value(record.payload().ok_or(Unreadable::NoValue)?)?;
     Ok(Request { event_id, job })
 }
 

@@ -54,10 +54,7 @@ pub(super) async fn follow(
     // First: what changes from here on is not missed.
     let watcher = api.watch.join(job_id);
     let job = found(api.status.read(job_id, user_id).await, job_id)?;
-    let known = headers
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
+    let known = known_event(&headers);
     if job.status.is_final() && known.as_deref() == Some(&*event_id(&job)) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -94,6 +91,12 @@ pub(super) const PROBLEMS: &[Code] = &[
     Code::DatabaseUnavailable,
     Code::KeysUnavailable,
 ];
+
+/// The header `Last-Event-ID`: what the caller has, in the words of [`event_id`]. What is none of ours is as none.
+pub(super) fn known_event(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get("last-event-id")?.to_str().ok()?;
+    Some(value.to_owned())
+}
 
 /// The entity tag's own text, which holds all that can change.
 fn event_id(job: &JobView) -> String {

@@ -12,6 +12,8 @@ pub(crate) mod committed;
 mod content_generation;
 mod edge;
 mod etag;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod health;
 pub mod id;
 mod idempotency;

@@ -42,7 +42,7 @@ return 1
 ";
 
 /// The value of `job:{id}`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CachedJob {
     /// The furthest status known when it was written.
@@ -107,7 +107,7 @@ impl JobCache {
             };
             pipe.cmd("SET")
                 .arg(key(job.job_id()))
-                .arg(to_json(&value))
+                .arg(value.to_json())
                 .arg("NX")
                 .arg("EX")
                 .arg(self.ttl_seconds())
@@ -126,7 +126,7 @@ impl JobCache {
         let mut call = self.advance.key(key(job_id));
         call.arg(value.status.as_str())
             .arg(i32::from(value.job.is_some()))
-            .arg(to_json(value))
+            .arg(value.to_json())
             .arg(self.ttl_seconds());
         let mut connection = self.connection.lock().clone();
         self.within_budget(async { call.invoke_async::<i32>(&mut connection).await })
@@ -139,7 +139,7 @@ impl JobCache {
         let text = self
             .within_budget(async { connection.get(key(job_id)).await })
             .await??;
-        serde_json::from_str(&text).ok()
+        CachedJob::read(&text)
     }
 
     /// Whether Redis answers, asked beside the judgement that calls share: for the console.
@@ -233,6 +233,13 @@ fn key(job_id: Uuid) -> String {
     format!("job:{job_id}")
 }
 
-fn to_json(value: &CachedJob) -> String {
-    serde_json::to_string(value).expect("a value of strings and numbers always serialises")
+impl CachedJob {
+    /// `None`: somebody else's words.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a value of strings and numbers always serialises")
+    }
 }

@@ -5,6 +5,8 @@
 
 pub mod accept;
 pub mod cache;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod intake;
 pub mod results;
 pub mod status;

@@ -3,10 +3,21 @@
 
 pub mod asyncapi;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+/// Reads a value of one of the topics.
+///
+/// # Errors
+/// It is not the JSON of the contract; an array of the members in their order, which the derived readers take, included.
+pub fn read_value<T: DeserializeOwned>(value: &[u8]) -> serde_json::Result<T> {
+    if value.trim_ascii_start().starts_with(b"[") {
+        return Err(serde::de::Error::custom("an array, and an object was expected"));
+    }
+    serde_json::from_slice(value)
+}
 
 /// A request for three images: the value of `image-job-topic`. All seven members are always present; an
 /// absent value is null.

@@ -7,7 +7,10 @@ pub mod control;
 pub mod dead_letters;
 pub mod export;
 pub mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod installation;
+pub mod instant;
 pub mod listener;
 pub mod notifier;
 pub mod overview;

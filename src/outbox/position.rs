@@ -193,10 +193,10 @@ pub fn from_multirange(text: &str) -> Result<Ids, MultirangeError> {
         .and_then(|t| t.strip_suffix('}'))
         .ok_or_else(error)?;
     let mut ids = Ids::new();
-    for range in inner.split_inclusive(')') {
+    for (n, range) in inner.split_inclusive(')').enumerate() {
+        let begin = if n == 0 { "[" } else { ",[" };
         let range = range
-            .trim_start_matches(',')
-            .strip_prefix('[')
+            .strip_prefix(begin)
             .and_then(|r| r.strip_suffix(')'))
             .ok_or_else(error)?;
         let (start, end) = range.split_once(',').ok_or_else(error)?;
@@ -275,7 +275,17 @@ mod tests {
     #[test]
     fn text_that_is_no_multirange_is_refused() {
         for text in [
-            "", "{", "[1,2)", "{[1,2]}", "{(1,2)}", "{[2,2)}", "{[1,x)}", "{[,5)}", "{[1,2),}",
+            "",
+            "{",
+            "[1,2)",
+            "{[1,2]}",
+            "{(1,2)}",
+            "{[2,2)}",
+            "{[1,x)}",
+            "{[,5)}",
+            "{[1,2),}",
+            "{,[1,2)}",
+            "{[1,2)[3,4)}",
         ] {
             assert!(from_multirange(text).is_err(), "{text}");
         }

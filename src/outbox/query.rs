@@ -80,7 +80,7 @@ pub struct MessageStatus {
 }
 
 /// Which page of messages, newest first. Each field narrows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MessageFilter {
     /// Only below this outbox id.
     pub after: Option<i64>,

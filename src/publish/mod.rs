@@ -2,6 +2,8 @@
 
 pub mod advice;
 pub mod client;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod kafka;
 pub mod probe;
 pub mod reader;

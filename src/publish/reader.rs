@@ -275,7 +275,7 @@ fn is_of_the_client(code: RDKafkaErrorCode) -> bool {
 }
 
 /// The headers `outbox-id` and `ce_id`; none: missing or malformed.
-pub fn identify(message: &BorrowedMessage<'_>) -> (Option<i64>, Option<Uuid>) {
+pub fn identify(message: &impl Message) -> (Option<i64>, Option<Uuid>) {
     let (mut outbox_id, mut event_id) = (None, None);
     for header in message.headers().into_iter().flat_map(Headers::iter) {
         let text = || header.value.and_then(|v| std::str::from_utf8(v).ok());

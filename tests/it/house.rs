@@ -33,6 +33,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jobs", &["outbox", "drafts", "messages"]),
     ("publish", &["outbox", "messages"]),
     ("content", &["messages"]),
+    // The list of targets, in no build but the tests' and the fuzzer's: it names the `fuzz.rs` of each room.
+    (
+        "fuzz",
+        &[
+            "cli", "config", "console", "content", "http", "jobs", "outbox", "publish",
+        ],
+    ),
 ];
 
 /// Rooms whose types anybody may take as a parameter.

@@ -26,6 +26,7 @@ use crate::{
     outbox::{
         dead_letters::{DeadLetter, read_dead_letters},
         export::{Export, ExportFormat},
+        instant,
         query::{self, Matching, MessageFilter, MessageState, MessageStatus, SameKey},
         record::for_each_header,
         replays::read_replay,
@@ -38,7 +39,7 @@ const REPLAYS_SHOWN: i64 = 100;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// Only below this outbox id: the `next` of the page before
     after: Option<i64>,
     /// Rows on the page, 1 to 1000; 50 when absent
@@ -55,8 +56,10 @@ pub(super) struct Asked {
     /// Only of this user's jobs
     user: Option<Uuid>,
     /// Written at this time or later, RFC 3339
+    #[serde(default, deserialize_with = "instant::optional")]
     from: Option<DateTime<Utc>>,
     /// Written before this time, RFC 3339
+    #[serde(default, deserialize_with = "instant::optional")]
     to: Option<DateTime<Utc>>,
     /// Only dead letters of this class
     error_class: Option<String>,
@@ -100,7 +103,20 @@ pub(super) async fn list(
 }
 
 impl Asked {
+    /// With what is known of its replay.
     async fn filter(self, conn: &mut PgConnection) -> Result<MessageFilter, Problem> {
+        let mut filter = self.narrow()?;
+        if let Some(id) = filter.replay {
+            let replay = read_replay(conn, id).await.map_err(failed)?;
+            let missing = || Problem::new(Code::NotFound).detail(format!("there is no replay {id}"));
+            // A replay's rows are no older than itself, which spares looking at all that is older.
+            filter.from = filter.from.max(Some(replay.ok_or_else(missing)?.created_at));
+        }
+        Ok(filter)
+    }
+
+    /// As it was asked.
+    pub(crate) fn narrow(self) -> Result<MessageFilter, Problem> {
         let wrong = |why: &'static str| Err(Problem::new(Code::MalformedQuery).detail(why));
         let draft = match (self.key, self.draft) {
             (Some(key), Some(draft)) if key != draft => {
@@ -114,14 +130,6 @@ impl Asked {
         if self.error_class.is_some() && self.state.is_some_and(|state| state != MessageState::Dead) {
             return wrong("only a dead message has an error_class: leave state out, or make it dead");
         }
-        let replay = match self.replay {
-            None => None,
-            Some(id) => {
-                let replay = read_replay(conn, id).await.map_err(failed)?;
-                let missing = || Problem::new(Code::NotFound).detail(format!("there is no replay {id}"));
-                Some(replay.ok_or_else(missing)?)
-            }
-        };
         Ok(MessageFilter {
             after: self.after,
             limit: page_limit(self.limit)?,
@@ -129,11 +137,10 @@ impl Asked {
             job: self.job,
             draft,
             user: self.user,
-            // A replay's rows are no older than itself, which spares looking at all that is older.
-            from: self.from.max(replay.as_ref().map(|replay| replay.created_at)),
+            from: self.from,
             to: self.to,
             error_class: self.error_class,
-            replay: replay.map(|replay| replay.id),
+            replay: self.replay,
         })
     }
 }

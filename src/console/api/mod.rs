@@ -8,6 +8,8 @@ mod acts;
 pub mod audits;
 mod control;
 mod dead_letters;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 pub mod messages;
 mod overview;
 pub mod replays;
@@ -69,6 +71,15 @@ const LIST: &[Code] = &[
     Code::KeysUnavailable,
     Code::DatabaseUnavailable,
 ];
+/// A list that can be of one thing, which there may not be.
+const LIST_OF_ONE: &[Code] = &[
+    Code::MalformedQuery,
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::NotFound,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+];
 const ONE: &[Code] = &[
     Code::MalformedId,
     Code::Unauthorized,
@@ -125,7 +136,7 @@ const CHANGE: &[Code] = &[
 
 pub(super) const PROBLEMS: Problems = &[
     ("read_overview", READ),
-    ("list_messages", LIST),
+    ("list_messages", LIST_OF_ONE),
     ("show_message", ONE),
     ("export_messages", EXPORT),
     ("list_dead_letters", LIST),

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     console::{ConsoleState, api::failed, auth::Operator, request::Filter},
     http::problem::Problem,
+    outbox::instant,
     outbox::query::{self, Matching, MessageFilter, MessagePage, MessageState, MessageStatus},
 };
 
@@ -273,10 +274,11 @@ pub(super) fn time(text: &str) -> Result<Option<DateTime<Utc>>, String> {
     let naive = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S"]
         .iter()
         .find_map(|pattern| NaiveDateTime::parse_from_str(text, pattern).ok());
-    match (naive, DateTime::parse_from_rfc3339(text)) {
-        (Some(naive), _) => Ok(Some(naive.and_utc())),
-        (None, Ok(time)) => Ok(Some(time.to_utc())),
-        (None, Err(_)) => Err(text.to_owned()),
+    let written = DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
+    let time = naive.map(|naive| naive.and_utc()).or(written);
+    match time.filter(|time| instant::is_in_range(*time)) {
+        Some(time) => Ok(Some(time)),
+        None => Err(text.to_owned()),
     }
 }
 
@@ -296,7 +298,9 @@ mod tests {
             assert_eq!(time(text), Ok(Some(expected)), "{text}");
         }
         assert_eq!(time(""), Ok(None));
-        assert_eq!(time("yesterday"), Err("yesterday".to_owned()));
+        for text in ["yesterday", "-10000-11-26T11:00", "+10000-11-26T11:00"] {
+            assert_eq!(time(text), Err(text.to_owned()));
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 mod claims;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod keys;
 mod source;
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! how far the job is at least, so its status never goes back; of two final answers the first stays. Offsets
 //! are committed after PostgreSQL has said so. What cannot be applied is put aside and stops nobody.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod reading;
 mod store;
 

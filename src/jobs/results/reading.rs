@@ -2,7 +2,7 @@
 
 use rdkafka::{Message as _, message::OwnedMessage};
 
-use crate::messages::ImageJobResult;
+use crate::messages::{self, ImageJobResult};
 
 /// The records of a batch, read.
 #[derive(Debug)]
@@ -85,8 +85,9 @@ impl<'a> Answer<'a> {
     }
 }
 
-fn read(value: Option<&[u8]>) -> Result<ImageJobResult, String> {
-    let result: ImageJobResult = serde_json::from_slice(value.ok_or("the value is null")?)
+/// Reads a record's value.
+pub(super) fn read(value: Option<&[u8]>) -> Result<ImageJobResult, String> {
+    let result: ImageJobResult = messages::read_value(value.ok_or("the value is null")?)
         .map_err(|e| format!("the value is not a result: {e}"))?;
     // PostgreSQL has no such character, so the record could never be applied.
     let texts = result.images.iter().map(|image| &image.url).chain(&result.error);
@@ -118,6 +119,7 @@ mod tests {
         for text in [
             "",
             "null",
+            &format!(r#"["{id}", "FAILED", [], null]"#),
             r#"{"status": "COMPLETED"}"#,
             &good.replace("PROCESSING", "PENDING"),
             &good.replace("\"new\": 1", r#""images": [{"style": "BAROQUE", "url": "x"}]"#),

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::outbox::instant;
+
 /// What an operator asks to replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "by", rename_all = "kebab-case")]
@@ -56,8 +58,10 @@ pub struct Wanted {
     /// These messages, which may be replays themselves.
     pub ids: Vec<i64>,
     /// Messages written at this time or later.
+    #[serde(default, deserialize_with = "instant::optional")]
     pub from: Option<DateTime<Utc>>,
     /// Messages written before this time.
+    #[serde(default, deserialize_with = "instant::optional")]
     pub to: Option<DateTime<Utc>>,
     /// Messages with this Kafka key, which is an event draft's id.
     pub key: Option<Uuid>,

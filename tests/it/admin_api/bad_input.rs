@@ -21,6 +21,8 @@ async fn a_query_that_is_not_understood_is_refused_by_name_and_never_reaches_the
         ("messages?state=dead'%3B%20drop%20table%20jobs%3B--", "state"),
         ("messages?job='%20or%20''='", "job"),
         ("messages?from=yesterday", "from"),
+        ("messages?from=-10000-01-01T00:00:00Z", "0 to 9999"),
+        ("messages?to=-262143-01-01T00:00:00Z", "0 to 9999"),
         (
             "messages?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z",
             "not before",
@@ -114,6 +116,11 @@ async fn a_body_that_is_not_understood_changes_nothing() {
             "replays",
             json!({"selection": {"usr": Uuid::nil()}, "reason": "x", "operation_id": "o"}),
             "usr",
+        ),
+        (
+            "replays/preview",
+            json!({"selection": {"from": "-10000-01-01T00:00:00Z"}}),
+            "0 to 9999",
         ),
         (
             "replays",
