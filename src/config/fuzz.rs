@@ -80,9 +80,12 @@ fn named(problem: &Problem) {
     }
 }
 
-/// Of an address, whether it stands where a password would: between a colon behind the scheme and an `@`.
+/// Whether the secret is shown, and not a key that is called so. Of an address, whether it stands where a password would: between a colon behind the scheme and an `@`.
 fn shows_secret(key: &str, text: &str) -> bool {
     let value = text.strip_prefix(key).unwrap_or(text);
+    if key.contains(SECRET) {
+        return false;
+    }
     if !key.ends_with("url") {
         return value.contains(SECRET);
     }

@@ -234,9 +234,11 @@ fn key(job_id: Uuid) -> String {
 }
 
 impl CachedJob {
-    /// `None`: somebody else's words.
+    /// `None`: somebody else's words, or two statuses in one value.
     pub(super) fn read(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+        let read: Self = serde_json::from_str(text).ok()?;
+        let is_one = read.job.as_ref().is_none_or(|job| job.status == read.status);
+        is_one.then_some(read)
     }
 
     pub(super) fn to_json(&self) -> String {

@@ -25,7 +25,7 @@ pub fn read_each(body: &[u8]) -> Vec<(&'static str, &'static [&'static str])> {
         ),
         ("pause_relay", takes::<control::PauseRelay>, &["reason"]),
         ("resume_relay", takes::<control::ResumeRelay>, &["accept_identity"]),
-        ("retain", takes::<retain::Retain>, &[]),
+        ("retain", takes::<retain::Retain>, &["reason"]),
     ];
     let taken = ACTS.iter().filter(|(_, takes, _)| takes(body));
     taken.map(|(name, _, fields)| (*name, *fields)).collect()
