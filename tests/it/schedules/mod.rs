@@ -2,7 +2,7 @@
 //! [`crate::support::history`].
 //!
 //! ```text
-//! cargo test --test it schedules:: -- --nocapture       # four, from a fresh seed  that is printed
+//! cargo test --test it schedules:: -- --nocapture       # forty, from a fresh seed that is printed
 //! SEED=1234 cargo test --test it schedules::random      # that one again
 //! SCHEDULES=250 LANES=3 REPORT=docs/reliability.md ...  # what `make faults` and `make faults-long` set
 //! ```
@@ -41,7 +41,7 @@ async fn random_schedules_of_faults_break_no_promise() {
     let schedules: usize = if one.is_some() {
         1
     } else {
-        from_environment("SCHEDULES").unwrap_or(4)
+        from_environment("SCHEDULES").unwrap_or(40)
     };
     let lanes: usize = from_environment("LANES").unwrap_or(2).min(schedules);
     let first = one.unwrap_or_else(|| u64::from(rand::random::<u32>()));
