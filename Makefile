@@ -1,6 +1,6 @@
 # `make run` for a first look, `make test` and `make check` before a commit; `make` alone says what there is.
 
-.PHONY: help run test console-test faults faults-long fuzz bench check model simulate planted-bugs fmt prerequisites
+.PHONY: help run test console-test faults faults-long fuzz schemathesis bench check model simulate planted-bugs fmt prerequisites
 .DEFAULT_GOAL := help
 
 help: ## This text
@@ -24,6 +24,9 @@ faults-long: prerequisites ## The same, any number: N=10000; adds a row to docs/
 
 fuzz: prerequisites ## Every parser of foreign bytes under libFuzzer, ten minutes each: SECONDS=30, TARGET=token
 	@SECONDS_EACH=$(or $(SECONDS),600) TARGET=$(TARGET) scripts/fuzz
+
+schemathesis: prerequisites ## The OpenAPI document and the running program held against each other, 20,000 requests: EXAMPLES=60
+	@scripts/schemathesis
 
 console-test: ## The operators' console in Chromium, against the real stack; screenshots in target/console
 	@scripts/prerequisites console

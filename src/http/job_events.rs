@@ -11,6 +11,7 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream};
+use utoipa::ToSchema;
 
 use super::{ApiState, catalogue::Code, edge::AboutJob, id, jobs::found, problem::Problem};
 use crate::jobs::{status::JobView, watch::Watcher};
@@ -21,6 +22,21 @@ const RETRY_AFTER_SECONDS: u64 = 5;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a client waits before it connects again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// One event of the stream, field by field.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `Follower` writes")]
+struct JobEvent {
+    /// `status`.
+    event: String,
+    /// What to resume by.
+    id: String,
+    /// What to wait before connecting again, in milliseconds.
+    retry: u64,
+    /// The body of `GET /api/jobs/{jobId}` at that moment.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
 
 /// What becomes of a job of yours, as it happens.
 ///
@@ -37,7 +53,7 @@ const RETRY: Duration = Duration::from_secs(2);
     ),
     responses(
         (
-            status = 200, description = "Events until the status is final", body = String,
+            status = 200, description = "Events until the status is final", body = JobEvent,
             content_type = "text/event-stream",
             headers(("Cache-Control" = String, description = "`no-cache`")),
         ),
