@@ -28,6 +28,8 @@ pub enum Verdict {
     Draining,
     /// Messages wait, are old, and do not become fewer.
     Growing,
+    /// Nothing old waits, and the last audit found records missing that Kafka had acknowledged.
+    Missing,
     /// Nothing old waits, and Kafka does not answer this replica.
     KafkaUnseen,
     /// Nothing old waits, and dead letters do.
@@ -75,6 +77,8 @@ impl Verdict {
             Self::Growing
         } else if old {
             Self::Stuck
+        } else if seen.audit.as_ref().is_some_and(|audit| audit.counts.missing > 0) {
+            Self::Missing
         } else if look.kafka.answer.is_err() {
             Self::KafkaUnseen
         } else if seen.overview.dead > 0 {
@@ -90,7 +94,7 @@ impl Verdict {
             Self::Flowing => Tone::Good,
             Self::Starting | Self::Draining => Tone::Busy,
             Self::Paused | Self::Growing | Self::DeadLetters | Self::KafkaUnseen => Tone::Warn,
-            Self::DatabaseAway | Self::NoLeader | Self::KafkaAway | Self::Stuck => Tone::Bad,
+            Self::DatabaseAway | Self::NoLeader | Self::KafkaAway | Self::Stuck | Self::Missing => Tone::Bad,
         }
     }
 
@@ -98,7 +102,7 @@ impl Verdict {
     fn sends(self) -> bool {
         matches!(
             self,
-            Self::Draining | Self::Growing | Self::DeadLetters | Self::Flowing | Self::KafkaUnseen
+            Self::Draining | Self::Growing | Self::Missing | Self::DeadLetters | Self::Flowing | Self::KafkaUnseen
         )
     }
 }
@@ -156,7 +160,11 @@ mod tests {
     use super::*;
     use crate::{
         console::monitor::{Reach, Seen},
-        outbox::{control::Pause, overview::Overview},
+        outbox::{
+            audits::{Audit, Counts},
+            control::Pause,
+            overview::Overview,
+        },
     };
 
     fn reach(answer: Result<(), &str>) -> Reach {
@@ -212,6 +220,24 @@ mod tests {
         Verdict::of(Some(&look))
     }
 
+    fn audit(missing: i64) -> Audit {
+        let counts = Counts {
+            missing,
+            ..Counts::default()
+        };
+        Audit {
+            id: uuid::Uuid::nil(),
+            requested_by: "who".to_owned(),
+            started_at: Utc::now(),
+            finished_at: Utc::now(),
+            from: None,
+            to: None,
+            topic: "topic".to_owned(),
+            cluster_id: None,
+            counts,
+        }
+    }
+
     fn waiting(seen: &mut Seen, age: f64) {
         seen.overview.pending = 100;
         seen.overview.oldest_pending_age_seconds = age;
@@ -232,6 +258,14 @@ mod tests {
         assert_eq!(verdict(|seen, _| waiting(seen, 1.0)), Verdict::Flowing);
         assert_eq!(verdict(|seen, _| seen.overview.dead = 1), Verdict::DeadLetters);
         assert_eq!(verdict(|_, look| look.kafka = reach(Err("no"))), Verdict::KafkaUnseen);
+        let audited = |missing: i64, dead: i64| {
+            verdict(|seen, _| {
+                seen.overview.dead = dead;
+                seen.audit = Some(audit(missing));
+            })
+        };
+        assert_eq!(audited(0, 0), Verdict::Flowing);
+        assert_eq!(audited(1, 1), Verdict::Missing);
         assert_eq!(verdict(|seen, _| waiting(seen, 60.0)), Verdict::Stuck);
         assert_eq!(
             verdict(|seen, look| {

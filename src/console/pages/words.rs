@@ -153,6 +153,8 @@ texts! {
     v_draining_why "Messages that waited are being sent, in order. Nothing has to be done." "밀린 메시지를 순서대로 보내고 있습니다. 할 일은 없습니다."
     v_growing "The backlog does not shrink" "밀린 메시지가 줄지 않음"
     v_growing_why "More arrives than is sent. It is not lost; look at what slows Kafka or PostgreSQL." "보내는 것보다 더 많이 들어옵니다. 잃지는 않습니다. Kafka나 PostgreSQL이 느린 이유를 확인하세요."
+    v_missing "Kafka has lost records that it had acknowledged" "Kafka가 확인 응답한 레코드를 잃어버림"
+    v_missing_why "The outbox still has them: replay what the audit found missing, then audit again." "아웃박스에는 남아 있습니다. 감사에서 누락된 것을 재전송한 뒤 다시 감사하세요."
     v_unseen "This replica cannot reach Kafka" "이 복제본에서 Kafka에 연결할 수 없음"
     v_unseen_why "Nothing old waits. If it goes on, new messages will." "오래 대기 중인 메시지는 없습니다. 계속되면 새 메시지가 대기하게 됩니다."
     v_dead(n: &str) "Dead letters wait for a decision: {n}" "결정을 기다리는 데드 레터: {n}건"
