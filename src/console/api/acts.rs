@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{failed, page_limit};
+use super::{failed, last_of_full, page_limit};
 use crate::{
     console::{ConsoleState, auth::Operator, request::Filter},
     http::problem::Problem,
@@ -53,9 +53,6 @@ pub(super) async fn list(
     };
     let mut conn = console.conn().await?;
     let rows = list_acts(&mut conn, &filter).await.map_err(failed)?;
-    let next = rows
-        .last()
-        .filter(|_| rows.len() as i64 == filter.limit)
-        .map(|row| row.id);
+    let next = last_of_full(&rows, filter.limit).map(|row| row.id);
     Ok(Json(ActPage { rows, next }))
 }

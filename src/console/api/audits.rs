@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{failed, page_limit};
+use super::{failed, last_of_full, page_limit};
 use crate::{
     console::{ConsoleState, auth::Operator, request::Filter},
     http::{catalogue::Code, problem::Problem},
@@ -50,10 +50,7 @@ pub(super) async fn list(
     let audits = audits::list_audits(&mut conn, asked.after, limit)
         .await
         .map_err(failed)?;
-    let next = audits
-        .last()
-        .filter(|_| audits.len() as i64 == limit)
-        .map(|audit| audit.id);
+    let next = last_of_full(&audits, limit).map(|audit| audit.id);
     let delivery = console.config.relay.delivery;
     let rows = audits.into_iter().map(|audit| JudgedAudit::of(audit, delivery));
     Ok(Json(AuditPage {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{commit, failed, failed_midway, not_selected, page_limit, text};
+use super::{commit, failed, failed_midway, last_of_full, not_selected, page_limit, text};
 use crate::{
     console::{
         ConsoleState,
@@ -93,10 +93,7 @@ pub(super) async fn list(
     };
     let mut conn = console.conn().await?;
     let rows = list_dead_letters(&mut conn, &page).await.map_err(failed)?;
-    let next = rows
-        .last()
-        .filter(|_| rows.len() as i64 == page.limit)
-        .map(|row| row.outbox_id);
+    let next = last_of_full(&rows, page.limit).map(|row| row.outbox_id);
     Ok(Json(DeadLetterPage { rows, next }))
 }
 

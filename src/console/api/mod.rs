@@ -230,6 +230,11 @@ fn page_limit(asked: Option<i64>) -> Result<i64, Problem> {
     }
 }
 
+/// The last row of a page that is full: there may be more behind it.
+pub(super) fn last_of_full<T>(rows: &[T], limit: i64) -> Option<&T> {
+    rows.last().filter(|_| rows.len() as i64 == limit)
+}
+
 /// A text of an act that has to say something.
 pub(super) fn text(name: &str, given: &str) -> Result<String, Problem> {
     let given = given.trim();

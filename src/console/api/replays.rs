@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{commit, failed, not_selected, page_limit, text};
+use super::{commit, failed, last_of_full, not_selected, page_limit, text};
 use crate::{
     console::{
         ConsoleState,
@@ -84,7 +84,7 @@ pub(super) async fn list(
     let rows = replays::list_replays(&mut conn, asked.after, limit)
         .await
         .map_err(failed)?;
-    let next = rows.last().filter(|_| rows.len() as i64 == limit).map(|row| row.id);
+    let next = last_of_full(&rows, limit).map(|row| row.id);
     Ok(Json(ReplayPage { rows, next }))
 }
 

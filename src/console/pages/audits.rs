@@ -19,7 +19,7 @@ use super::{
 use crate::{
     console::{
         ConsoleState,
-        api::{self, failed},
+        api::{self, failed, last_of_full},
         auth::Operator,
         monitor::verdict::Tone,
         request::Filter,
@@ -75,10 +75,7 @@ pub(super) async fn list(
     let audits = list_audits(&mut conn, query.after, LIMIT).await.map_err(failed)?;
     drop(conn);
     let list = List {
-        older: audits
-            .last()
-            .filter(|_| audits.len() as i64 == LIMIT)
-            .map(|audit| audit.id),
+        older: last_of_full(&audits, LIMIT).map(|audit| audit.id),
         rows: audits
             .into_iter()
             .map(|audit| Row::of(t, &JudgedAudit::of(audit, console.config.relay.delivery)))

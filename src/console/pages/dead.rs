@@ -18,7 +18,7 @@ use super::{
 use crate::{
     console::{
         ConsoleState,
-        api::{commit, failed, not_selected, text},
+        api::{commit, failed, last_of_full, not_selected, text},
         auth::Operator,
         request::Filter,
     },
@@ -126,7 +126,7 @@ pub(super) async fn show(
     }
     .map_err(failed)?;
     drop(conn);
-    let last = letters.last().filter(|_| letters.len() as i64 == LIMIT);
+    let last = last_of_full(&letters, LIMIT);
     let dead = Dead {
         class_count: groups
             .iter()

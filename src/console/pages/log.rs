@@ -9,7 +9,12 @@ use super::{
     format::{self, Time},
 };
 use crate::{
-    console::{ConsoleState, api::failed, auth::Operator, request::Filter},
+    console::{
+        ConsoleState,
+        api::{failed, last_of_full},
+        auth::Operator,
+        request::Filter,
+    },
     http::problem::Problem,
     outbox::acts::{ActFilter, RecordedAct, list_acts},
 };
@@ -57,7 +62,7 @@ pub(super) async fn show(
     let acts = list_acts(&mut conn, &filter).await.map_err(failed)?;
     drop(conn);
     let log = Log {
-        older: acts.last().filter(|_| acts.len() as i64 == LIMIT).map(|act| act.id),
+        older: last_of_full(&acts, LIMIT).map(|act| act.id),
         rows: acts
             .into_iter()
             .map(|act| Row {

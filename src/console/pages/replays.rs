@@ -21,7 +21,7 @@ use super::{
 use crate::{
     console::{
         ConsoleState,
-        api::{self, failed},
+        api::{self, failed, last_of_full},
         auth::Operator,
         request::Filter,
     },
@@ -102,10 +102,7 @@ pub(super) async fn list(
         .await
         .map_err(failed)?;
     let list = List {
-        older: replays
-            .last()
-            .filter(|_| replays.len() as i64 == LIMIT)
-            .map(|replay| replay.id),
+        older: last_of_full(&replays, LIMIT).map(|replay| replay.id),
         rows: replays
             .iter()
             .map(|replay| Row {
