@@ -45,21 +45,30 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Polls `look` until it gives `Ok`, at most for `bound`; then panics with `what` and the last `Err`. A look that does
-/// not come back is given up then, too: on a machine whose disk is full, a server may neither answer nor hang up.
+/// not come back is given up [`PATIENCE`] later, too: on a machine whose disk is full, a server may neither answer nor
+/// hang up.
 pub async fn eventually<T, E: std::fmt::Display>(
     what: &str,
     bound: Duration,
+    look: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    eventually_or_late(what, bound, PATIENCE, look).await
+}
+
+async fn eventually_or_late<T, E: std::fmt::Display>(
+    what: &str,
+    bound: Duration,
+    late: Duration,
     mut look: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let deadline = Instant::now() + bound;
     let mut seen = "nothing".to_owned();
     loop {
-        // A look that begins in time may end later.
-        match tokio::time::timeout_at((deadline + PATIENCE).into(), look()).await {
+        match tokio::time::timeout_at((deadline + late).into(), look()).await {
             Ok(Ok(value)) => return value,
             Ok(Err(error)) => seen = error.to_string(),
-            Err(late) => {
-                panic!("not within {bound:?}: {what}; the last look has not ended ({late}); before it: {seen}")
+            Err(elapsed) => {
+                panic!("not within {bound:?}: {what}; the last look has not ended ({elapsed}); before it: {seen}")
             }
         }
         assert!(
@@ -80,4 +89,28 @@ pub fn http_client() -> reqwest::Client {
         .read_timeout(4 * PATIENCE)
         .build()
         .expect("an HTTP client")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "it answers; the last look has not ended (deadline has elapsed); before it: not yet")]
+    async fn a_look_that_never_ends_is_given_up() {
+        let mut looks = 0;
+        eventually_or_late(
+            "it answers",
+            Duration::from_millis(200),
+            Duration::from_millis(50),
+            async || {
+                looks += 1;
+                if looks == 1 {
+                    return Err::<(), _>("not yet");
+                }
+                std::future::pending().await
+            },
+        )
+        .await;
+    }
 }
