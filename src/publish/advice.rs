@@ -97,6 +97,9 @@ pub fn advise(complaint: &str) -> Option<&'static str> {
          name), or set relay.delivery to at-least-once"
     } else if any(&["failed to resolve", "name or service not known"]) {
         "the name is unknown here: check kafka.brokers, and advertised.listeners of the brokers"
+    } else if any(&["find-hanging"]) {
+        "have its owner end the transaction, or end it with kafka-transactions.sh abort, this partition and this offset; \
+         nothing that was accepted is lost meanwhile"
     } else {
         return None;
     })
@@ -160,6 +163,11 @@ mod tests {
             (
                 "h:9092/bootstrap: Failed to resolve 'h:9092': Name or service not known",
                 "kafka.brokers",
+            ),
+            (
+                "partition 2 has an open transaction at offset 175, before its end at 176: `kafka-transactions.sh \
+              find-hanging` names it",
+                "kafka-transactions.sh abort",
             ),
         ] {
             let advice = advise(complaint).unwrap_or_else(|| panic!("no advice on {complaint}"));

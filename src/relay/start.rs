@@ -287,7 +287,8 @@ struct ToOpen {
 enum NotOpened {
     /// Nobody's fault: it is tried again.
     Outage(String),
-    /// A transaction that Kafka's coordinator had forgotten was in the way, and has been ended: it is tried again.
+    /// A transaction was in the way that Kafka's coordinator does not know as ours. If it is, it has been ended: it is
+    /// tried again.
     Ended {
         /// Of the topic.
         partition: i32,
@@ -308,7 +309,8 @@ impl NotOpened {
         match self {
             Self::Outage(reason) | Self::Halt { reason, .. } => reason,
             Self::Ended { partition, stable } => format!(
-                "partition {partition} had an open transaction at offset {stable} that its coordinator did not know; it was ended"
+                "partition {partition} has an open transaction at offset {stable} that Kafka's coordinator does not know as \
+                 ours: if it is ours all the same, it has been ended now"
             ),
         }
     }

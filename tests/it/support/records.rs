@@ -75,6 +75,27 @@ pub async fn read_topic(bootstrap: &str, topic: &str) -> Vec<Record> {
         .expect("the topic is read")
 }
 
+/// The high watermarks of the partitions of a topic, added up.
+pub async fn end_of_topic(bootstrap: &str, topic: &str, partitions: i32) -> i64 {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("isolation.level", "read_uncommitted")
+            .create()
+            .expect("a consumer");
+        let end = |partition| {
+            consumer
+                .fetch_watermarks(&topic, partition, PATIENCE)
+                .expect("watermarks")
+                .1
+        };
+        (0..partitions).map(end).sum()
+    })
+    .await
+    .expect("the topic's end")
+}
+
 fn read(bootstrap: &str, topic: &str) -> Vec<Record> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)

@@ -23,7 +23,7 @@ use super::{
     App, PATIENCE, Record,
     app::dispatcher,
     eventually,
-    records::read_topic,
+    records::{end_of_topic, read_topic},
     rig::{Servers, kafka_libs, shared},
 };
 
@@ -236,6 +236,11 @@ impl Stage {
     /// All records that are in the topic at this moment.
     pub async fn records_now(&self) -> Vec<Record> {
         read_topic(&self.servers.kafka.bootstrap(), &self.topic).await
+    }
+
+    /// The high watermarks of all partitions, added up: whatever is appended, committed or not, moves it.
+    pub async fn end_of_log(&self) -> i64 {
+        end_of_topic(&self.servers.kafka.bootstrap(), &self.topic, PARTITIONS).await
     }
 
     /// Waits until nothing is pending.
