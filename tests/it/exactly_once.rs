@@ -159,8 +159,8 @@ async fn forget_transactions(stage: &Stage, transactional_id: &str) {
     producer.send(record, PATIENCE).await.expect("it is written");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_its_coordinator_has_forgotten_is_ended_and_its_records_are_sent_again() {
+/// By a leader of the mode `next`.
+async fn end_what_was_forgotten(next: &str) {
     let stage = Stage::with_servers_of_its_own()
         .await
         .set("relay.delivery", "exactly-once");
@@ -180,11 +180,21 @@ async fn a_transaction_that_its_coordinator_has_forgotten_is_ended_and_its_recor
     kafka.stop().await.expect("Kafka stops");
     kafka.restart().await.expect("Kafka starts again");
 
-    let after = stage.app().await;
+    let after = stage.app_with(&[], &[("relay.delivery", next)]).await;
     stage.drained().await;
     let records = stage.records_now().await;
     assert_eq!(records.len(), 2, "{records:?}; {}", after.log());
     assert!(after.log().contains("does not know as ours"), "{}", after.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_its_coordinator_has_forgotten_is_ended_and_its_records_are_sent_again() {
+    end_what_was_forgotten("exactly-once").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_its_coordinator_has_forgotten_is_ended_by_a_leader_that_uses_none_itself() {
+    end_what_was_forgotten("at-least-once").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
