@@ -5,7 +5,10 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use anyhow::{Context, Result, bail};
@@ -120,11 +123,13 @@ impl Drop for Inner {
     }
 }
 
-/// A port on 127.0.0.1 that nobody listens on. Drawn at random, so that processes that start servers at the
-/// same moment get different ones.
+/// A port on 127.0.0.1 that nobody listens on. A process is given each of them once before it is given one again: one
+/// that is free may be somebody's who is about to listen, or whose server is down. Where it begins is drawn at random,
+/// so that processes that start servers at the same moment get different ones.
 pub fn free_port() -> Result<u16> {
-    for _ in 0..1000 {
-        let port = rand::random_range(PORTS);
+    static GIVEN: LazyLock<AtomicUsize> = LazyLock::new(|| AtomicUsize::new(rand::random_range(0..PORTS.len())));
+    for _ in PORTS {
+        let port = PORTS.start + (GIVEN.fetch_add(1, Ordering::Relaxed) % PORTS.len()) as u16;
         if is_free(port) {
             return Ok(port);
         }
@@ -134,4 +139,18 @@ pub fn free_port() -> Result<u16> {
 
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_servers_of_a_process_are_given_one_port_before_either_listens() {
+        let given: Vec<u16> = (0..1000).map(|_| free_port().unwrap()).collect();
+        let different: HashSet<u16> = given.iter().copied().collect();
+        assert_eq!(different.len(), given.len());
+    }
 }
