@@ -88,9 +88,11 @@ impl Installation {
         })
     }
 
-    /// Kafka's `transactional.id` of every leader: whoever initialises it ends what another left open.
-    pub fn transactional_id(&self, topic: &str) -> String {
-        format!("{topic}.{}", self.installation_id)
+    /// Kafka's `transactional.id`s of every leader: whoever initialises one ends what another left open under it.
+    pub fn transactional_ids(&self, topic: &str) -> [String; 2] {
+        let first = format!("{topic}.{}", self.installation_id);
+        let second = format!("{first}.2");
+        [first, second]
     }
 
     /// Is this the log that was recorded? What is not known yet, or not told by the broker, is no difference.

@@ -1,16 +1,17 @@
 //! The producer: the only file that names rdkafka's.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message,
+    ClientConfig, ClientContext, Message,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::KafkaError,
     message::{DeliveryResult, Header, OwnedHeaders},
@@ -19,7 +20,13 @@ use rdkafka::{
 };
 use tokio::sync::Notify;
 
-use super::{FailureClass, advice::Complaints, classify, client::base_config};
+use super::{
+    FailureClass,
+    advice::Complaints,
+    classify,
+    client::base_config,
+    visibility::{NotVisible, Visibility},
+};
 use crate::{
     config,
     outbox::record::{OutboxMessage, for_each_header},
@@ -139,6 +146,9 @@ pub enum NotCommitted {
     /// It answered that all is well, too late to be believed.
     #[error("the commit's answer took {0:?}: it may be that of a repeated request")]
     InDoubt(Duration),
+    /// It answered that all is well, and readers do not see it.
+    #[error(transparent)]
+    NotVisible(#[from] NotVisible),
 }
 
 /// Of a transaction, from its first record to its commit: a broker ends an older one by itself.
@@ -154,13 +164,25 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below the shortest backoff.
 const COMMIT_IN_DOUBT_AFTER: Duration = Duration::from_millis(700);
 
-/// An idempotent producer for one topic. Dropping it blocks for up to half a second; what is unacknowledged is
-/// purged. It keeps order and never times a record out: librdkafka tries for
+/// An idempotent producer for one topic. Dropping it blocks for up to half a second, with transactions a whole one; what
+/// is unacknowledged is purged. It keeps order and never times a record out: librdkafka tries for
 /// as long as an outage lasts.
 pub struct Producer {
-    inner: ThreadedProducer<Context>,
+    /// One; with transactions two, which take turns: a broker that has answered a commit still writes markers for a few
+    /// milliseconds, and a client whose next transaction comes too early waits for 20 ms before it tries again.
+    lanes: Vec<ThreadedProducer<Context>>,
+    /// Whose turn it is.
+    turn: AtomicUsize,
+    /// With transactions.
+    visibility: Option<Visibility>,
     reports: Arc<Reports>,
     topic: String,
+}
+
+/// A transaction that no more records enter, to be given to [`Producer::commit`].
+#[derive(Debug)]
+pub struct Sealed {
+    lane: usize,
 }
 
 /// Why a record could not be handed over.
@@ -181,13 +203,13 @@ impl Producer {
     /// # Errors
     /// When a setting in `kafka.properties` is refused by librdkafka.
     ///
-    /// With a `transactional_id`, records can be handed over only after [`Producer::take_over_transactions`].
+    /// With `transactional_ids`, records can be handed over only after [`Producer::take_over_transactions`].
     pub fn new(
         kafka: &config::Kafka,
         window: usize,
         window_bytes: usize,
         record_limit: usize,
-        transactional_id: Option<&str>,
+        transactional_ids: Option<&[String; 2]>,
     ) -> Result<Self, KafkaError> {
         let reports = Arc::new(Reports::default());
         let mut c = base_config(kafka);
@@ -213,10 +235,9 @@ impl Producer {
                 "queue.buffering.max.kbytes",
                 (window_bytes * 2 / 1024).max(1024).to_string(),
             );
-        if let Some(id) = transactional_id {
+        if transactional_ids.is_some() {
             // A record that takes longer than its transaction may is given up with it, and sent again.
-            c.set("transactional.id", id)
-                .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
+            c.set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
                 .set("retry.backoff.ms", TRANSACTION_BACKOFF.as_millis().to_string())
                 .set("retry.backoff.max.ms", TRANSACTION_BACKOFF.as_millis().to_string());
         } else {
@@ -228,68 +249,91 @@ impl Producer {
         c.set("batch.size", batch.min(record_limit).max(1).to_string());
         // Sizes are checked by us, to the byte, against a limit that may rise while this producer lives.
         c.set("message.max.bytes", "1000000000");
-        let inner = ThreadedProducer::from_config_and_context(&c, Context(Arc::clone(&reports)))?;
+        let lane = |c: &ClientConfig| ThreadedProducer::from_config_and_context(c, Context(Arc::clone(&reports)));
+        let lanes = match transactional_ids {
+            None => vec![lane(&c)?],
+            Some(ids) => ids
+                .iter()
+                .map(|id| lane(c.clone().set("transactional.id", id)))
+                .collect::<Result<_, _>>()?,
+        };
         Ok(Self {
-            inner,
+            lanes,
+            turn: AtomicUsize::new(0),
+            visibility: transactional_ids.map(|_| Visibility::new(kafka)).transpose()?,
             reports,
             topic: kafka.topic.clone(),
         })
     }
 
     /// Fetches the topic's metadata, so that the first record does not wait for it. Blocks for at most
-    /// [`WARM_UP_TIMEOUT`].
+    /// [`WARM_UP_TIMEOUT`], with transactions twice that.
     pub fn warm_up(&self) -> Result<(), KafkaError> {
-        self.inner
-            .client()
-            .fetch_metadata(Some(&self.topic), WARM_UP_TIMEOUT)
-            .map(|_| ())
+        for lane in &self.lanes {
+            lane.client().fetch_metadata(Some(&self.topic), WARM_UP_TIMEOUT)?;
+        }
+        Ok(())
     }
 
-    /// Ends what an earlier producer of the same transactional id has left open, locks it out, and begins the
-    /// first transaction. Blocks, in steps of [`CANCEL_LOOK_EVERY`], for at most [`TAKE_OVER_TIMEOUT`].
+    /// Ends what earlier producers of the same transactional ids have left open, locks them out, and begins the
+    /// first transactions. Blocks, in steps of [`CANCEL_LOOK_EVERY`], for at most [`TAKE_OVER_TIMEOUT`].
     pub fn take_over_transactions(&self, cancel: &AtomicBool) -> Result<(), KafkaError> {
-        let give_up = Instant::now() + TAKE_OVER_TIMEOUT;
-        loop {
-            match self.inner.init_transactions(CANCEL_LOOK_EVERY) {
-                // The call goes on where it was.
-                Err(KafkaError::Transaction(e))
-                    if e.is_retriable() && Instant::now() < give_up && !cancel.load(Ordering::Relaxed) => {}
-                other => {
-                    other?;
-                    return self.inner.begin_transaction();
-                }
-            }
+        std::thread::scope(|scope| {
+            let begun: Vec<_> = self
+                .lanes
+                .iter()
+                .map(|lane| scope.spawn(|| take_over_transactions(lane, cancel)))
+                .collect();
+            begun
+                .into_iter()
+                .try_for_each(|lane| lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+
+    /// Ends, in one partition, a hanging transaction of an earlier producer of the same transactional ids: its coordinator
+    /// is done with it, so [`Producer::take_over_transactions`] has succeeded, and it is open all the same (see
+    /// [`visibility`](super::visibility)): readers of committed records wait in front of it for ever. Nothing in it has
+    /// been settled. One empty record of each id is sent there and aborted:
+    /// the marker ends whatever the id's producer has open in the partition. A transaction of anybody else stays. The
+    /// producer is of no use afterwards. Blocks for at most four times [`COMMIT_TIMEOUT`].
+    pub fn end_hanging_transaction(&self, partition: i32) -> Result<(), KafkaError> {
+        for lane in &self.lanes {
+            let nothing = BaseRecord::<str, str, usize>::with_opaque_to(&self.topic, 0)
+                .partition(partition)
+                .payload("");
+            lane.send(nothing).map_err(|(error, _)| error)?;
+            // An abort purges what has not been sent, and the partition would not be part of the transaction.
+            lane.flush(COMMIT_TIMEOUT)?;
+            lane.abort_transaction(COMMIT_TIMEOUT)?;
+        }
+        Ok(())
+    }
+
+    /// With transactions: what is handed over from now on enters the other one. That one must have been committed, or
+    /// be the first.
+    pub fn seal(&self) -> Sealed {
+        Sealed {
+            lane: self.turn.fetch_xor(1, Ordering::Relaxed),
         }
     }
 
-    /// Ends, in one partition, a transaction of an earlier producer of the same transactional id that the coordinator
-    /// knows nothing of: [`Producer::take_over_transactions`] has succeeded, and it is open all the same. Brokers that
-    /// were stopped or killed have been seen to leave one (Kafka 4.4.0; `kafka-transactions.sh` calls it hanging), and
-    /// readers of committed records wait in front of it for ever. One empty record is sent there and aborted: the marker
-    /// ends whatever this producer's id has open in the partition. A transaction of anybody else stays. The producer
-    /// is of no use afterwards. Blocks for at most twice [`COMMIT_TIMEOUT`].
-    pub fn end_forgotten_transaction(&self, partition: i32) -> Result<(), KafkaError> {
-        let nothing = BaseRecord::<str, str, usize>::with_opaque_to(&self.topic, 0)
-            .partition(partition)
-            .payload("");
-        self.inner.send(nothing).map_err(|(error, _)| error)?;
-        // An abort purges what has not been sent, and the partition would not be part of the transaction.
-        self.inner.flush(COMMIT_TIMEOUT)?;
-        self.inner.abort_transaction(COMMIT_TIMEOUT)
-    }
-
-    /// Commits the transaction and begins the next. Every report must have come. Blocks for at most
-    /// [`COMMIT_TIMEOUT`]. An error says nothing of the outcome, and an answer that took
+    /// Commits a transaction, waits until its readers see all of it, and begins the next in its place. Every report of
+    /// it must have come; `last` is the greatest offset of each of its partitions. Blocks for at most
+    /// [`COMMIT_TIMEOUT`] and [`VISIBLE_TIMEOUT`](super::visibility::VISIBLE_TIMEOUT). An error says nothing of the
+    /// outcome, and an answer that took
     /// [`COMMIT_IN_DOUBT_AFTER`] is an error: it may be that of a repeated request (the client repeats after
     /// [`TRANSACTION_BACKOFF`], a fifth more or less), and that one can speak of a transaction that the broker
     /// had ended otherwise.
-    pub fn commit(&self) -> Result<(), NotCommitted> {
-        let began = Instant::now();
-        self.inner.commit_transaction(COMMIT_TIMEOUT)?;
+    pub fn commit(&self, Sealed { lane }: Sealed, last: &BTreeMap<i32, i64>) -> Result<(), NotCommitted> {
+        let (lane, began) = (&self.lanes[lane], Instant::now());
+        lane.commit_transaction(COMMIT_TIMEOUT)?;
         if began.elapsed() >= COMMIT_IN_DOUBT_AFTER {
             return Err(NotCommitted::InDoubt(began.elapsed()));
         }
-        Ok(self.inner.begin_transaction()?)
+        if let Some(visibility) = &self.visibility {
+            visibility.wait_for(last)?;
+        }
+        Ok(lane.begin_transaction()?)
     }
 
     /// Hands one record over. Its report will carry `slot`.
@@ -308,7 +352,7 @@ impl Producer {
             .key(&*m.key.hyphenated().encode_lower(&mut key))
             .payload(&m.payload)
             .headers(headers.unwrap_or_default());
-        self.inner
+        self.lanes[self.turn.load(Ordering::Relaxed)]
             .send(record)
             .map_err(|(error, _)| match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => HandOver::Full,
@@ -323,5 +367,20 @@ impl Producer {
     /// Where the reports arrive.
     pub fn reports(&self) -> &Arc<Reports> {
         &self.reports
+    }
+}
+
+fn take_over_transactions(lane: &ThreadedProducer<Context>, cancel: &AtomicBool) -> Result<(), KafkaError> {
+    let give_up = Instant::now() + TAKE_OVER_TIMEOUT;
+    loop {
+        match lane.init_transactions(CANCEL_LOOK_EVERY) {
+            // The call goes on where it was.
+            Err(KafkaError::Transaction(e))
+                if e.is_retriable() && Instant::now() < give_up && !cancel.load(Ordering::Relaxed) => {}
+            other => {
+                other?;
+                return lane.begin_transaction();
+            }
+        }
     }
 }

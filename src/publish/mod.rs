@@ -9,6 +9,7 @@ pub mod probe;
 pub mod reader;
 pub mod tail;
 pub mod topic;
+mod visibility;
 
 use rdkafka::types::RDKafkaErrorCode;
 

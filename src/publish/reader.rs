@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use rdkafka::{
-    ClientContext, Message, Offset, TopicPartitionList,
+    ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
@@ -61,8 +61,17 @@ pub enum ReadError {
     Cancelled,
 }
 
+/// What a reader of the topic sets, whichever it is.
+pub(super) fn reading_config(kafka: &config::Kafka) -> ClientConfig {
+    let mut c = base_config(kafka);
+    c.set("group.id", "image-job-dispatcher-reader") // librdkafka asks for one; it is never joined
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false");
+    c
+}
+
 /// That a partition is read to its end is news for us, and not for the log.
-struct Quiet;
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn error(&self, error: KafkaError, reason: &str) {
@@ -106,11 +115,8 @@ impl<'a> TopicReader<'a> {
     /// # Errors
     /// When a setting in `kafka.properties` is refused by librdkafka.
     pub fn new(kafka: &'a config::Kafka, cancel: &'a AtomicBool) -> Result<Self, ReadError> {
-        let mut c = base_config(kafka);
-        c.set("group.id", "image-job-dispatcher-reader") // librdkafka asks for one; it is never joined
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("isolation.level", "read_committed")
+        let mut c = reading_config(kafka);
+        c.set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
             .set("fetch.wait.max.ms", "10")

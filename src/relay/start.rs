@@ -345,16 +345,16 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
     let guard = Cancel(Arc::new(AtomicBool::new(false)));
     let cancelled = Arc::clone(&guard.0);
     tokio::task::spawn_blocking(move || {
-        let transactional_id = what.known.transactional_id(&kafka.topic);
-        let open = |transactional_id: Option<&str>| {
-            Producer::new(&kafka, window, WINDOW_BYTES, limit, transactional_id)
+        let transactional_ids = what.known.transactional_ids(&kafka.topic);
+        let open = |transactional_ids: Option<&[String; 2]>| {
+            Producer::new(&kafka, window, WINDOW_BYTES, limit, transactional_ids)
                 .map_err(|e| NotOpened::Outage(e.to_string()))
         };
         let detailed = |producer: &Producer, e: &dyn std::fmt::Display| {
             with_detail(&e.to_string(), producer.reports().complaints().newest())
         };
         let transactional = ours == Delivery::ExactlyOnce;
-        let producer = open(transactional.then_some(&transactional_id))?;
+        let producer = open(transactional.then_some(&transactional_ids))?;
         failpoint!("relay.start.producer", NotOpened::Outage("a failpoint".to_owned()));
         producer
             .warm_up()
@@ -376,7 +376,7 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
         let ends_transactions = if transactional {
             Some(&producer)
         } else if what.left_by == Delivery::ExactlyOnce.as_str() {
-            only_to_end = open(Some(&transactional_id))?;
+            only_to_end = open(Some(&transactional_ids))?;
             Some(&only_to_end)
         } else {
             None
@@ -409,7 +409,7 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
             (Err(TailError::Read(ReadError::Undecided { partition, stable, .. })), Some(producer))
                 if what.ended != Some((partition, stable)) =>
             {
-                producer.end_forgotten_transaction(partition).map_err(|e| {
+                producer.end_hanging_transaction(partition).map_err(|e| {
                     NotOpened::Outage(format!("transactions cannot be used: {}", detailed(producer, &e)))
                 })?;
                 return Err(NotOpened::Ended { partition, stable });

@@ -19,25 +19,48 @@ use crate::support::{
     token_for,
 };
 
-/// The transactional id of the installation's leaders.
-async fn transactional_id(stage: &Stage) -> String {
+/// The transactional ids of the installation's leaders, which take turns.
+async fn transactional_ids(stage: &Stage) -> [String; 2] {
     let installation: Uuid = sqlx::query_scalar("select installation_id from installation")
         .fetch_one(&stage.pool)
         .await
         .expect("the installation");
-    format!("{}.{installation}", stage.topic)
+    let first = format!("{}.{installation}", stage.topic);
+    [first.clone(), format!("{first}.2")]
 }
 
-/// The newest row: its id, `ce_id` and key.
-async fn newest_row(stage: &Stage) -> (i64, Uuid, Uuid) {
+/// A row's id, its `ce_id` and its key.
+type Row = (i64, Uuid, Uuid);
+
+/// The newest two, oldest first.
+async fn newest_two_rows(stage: &Stage) -> [Row; 2] {
+    let rows: Vec<Row> = sqlx::query_as("select id, event_id, key from outbox_messages order by id desc limit 2")
+        .fetch_all(&stage.pool)
+        .await
+        .expect("rows");
+    [rows[1], rows[0]]
+}
+
+async fn newest_row(stage: &Stage) -> Row {
     sqlx::query_as("select id, event_id, key from outbox_messages order by id desc limit 1")
         .fetch_one(&stage.pool)
         .await
         .expect("a row")
 }
 
+/// One row in a transaction of each id, both open: so a leader leaves them that is killed while it commits.
+async fn leave_both_open(stage: &Stage) {
+    for (id, row) in transactional_ids(stage)
+        .await
+        .into_iter()
+        .zip(newest_two_rows(stage).await)
+    {
+        leave_open(stage, id, row).await;
+    }
+}
+
 /// Puts a row into a transaction and leaves it open, as a leader does that is killed.
-async fn leave_open(stage: &Stage, transactional_id: String, (id, event, key): (i64, Uuid, Uuid)) {
+async fn leave_open(stage: &Stage, transactional_id: String, (id, event, key): Row) {
     let (brokers, topic) = (stage.servers().kafka.bootstrap(), stage.topic.clone());
     tokio::task::spawn_blocking(move || {
         let producer: BaseProducer = ClientConfig::new()
@@ -97,22 +120,23 @@ async fn end_what_was_left_open(first: &str, next: &str) {
 
     let api = stage.app_with(&["--role", "api"], &[]).await;
     api.accept(draft, &token).await;
-    leave_open(&stage, transactional_id(&stage).await, newest_row(&stage).await).await;
+    api.accept(draft, &token).await;
+    leave_both_open(&stage).await;
     let _after = stage.app_with(&[], &[("relay.delivery", next)]).await;
-    // Would wait behind the open transaction, or find two.
-    let records = stage.records(2).await;
-    assert_eq!(records.len(), 2, "{records:?}");
+    // Would wait behind an open transaction, or find more.
+    let records = stage.records(3).await;
+    assert_eq!(records.len(), 3, "{records:?}");
     stage.drained().await;
-    assert_eq!(stage.records_now().await.len(), 2);
+    assert_eq!(stage.records_now().await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_left_open_is_ended_by_the_next_leader() {
+async fn transactions_left_open_are_ended_by_the_next_leader() {
     end_what_was_left_open("exactly-once", "exactly-once").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_left_open_is_ended_by_a_leader_that_uses_none_itself() {
+async fn transactions_left_open_are_ended_by_a_leader_that_uses_none_itself() {
     end_what_was_left_open("exactly-once", "at-least-once").await;
 }
 
@@ -132,9 +156,9 @@ async fn producer_of(stage: &Stage, transactional_id: &str) -> (i64, i16) {
     (numbers[1], numbers[2] as i16)
 }
 
-/// Has the coordinator forget what is open under a transactional id: its newest word on it is that nothing is, as
-/// `TransactionLogValue.json` of Kafka writes it. It believes that when it starts again.
-async fn forget_transactions(stage: &Stage, transactional_id: &str) {
+/// Leaves what is open under a transactional id hanging, as a coordinator does that skips a marker: its newest word on it
+/// is that nothing is open, as `TransactionLogValue.json` of Kafka writes it. It believes that when it starts again.
+async fn leave_hanging(stage: &Stage, transactional_id: &str) {
     const EMPTY: u8 = 0;
     let (producer_id, epoch) = producer_of(stage, transactional_id).await;
     let mut key = 0_i16.to_be_bytes().to_vec();
@@ -160,7 +184,7 @@ async fn forget_transactions(stage: &Stage, transactional_id: &str) {
 }
 
 /// By a leader of the mode `next`.
-async fn end_what_was_forgotten(next: &str) {
+async fn end_what_hangs(next: &str) {
     let stage = Stage::with_servers_of_its_own()
         .await
         .set("relay.delivery", "exactly-once");
@@ -173,9 +197,11 @@ async fn end_what_was_forgotten(next: &str) {
     before.kill();
     let api = stage.app_with(&["--role", "api"], &[]).await;
     api.accept(draft, &token).await;
-    let id = transactional_id(&stage).await;
-    leave_open(&stage, id.clone(), newest_row(&stage).await).await;
-    forget_transactions(&stage, &id).await;
+    api.accept(draft, &token).await;
+    leave_both_open(&stage).await;
+    for id in transactional_ids(&stage).await {
+        leave_hanging(&stage, &id).await;
+    }
     let kafka = &stage.servers().kafka;
     kafka.stop().await.expect("Kafka stops");
     kafka.restart().await.expect("Kafka starts again");
@@ -183,18 +209,18 @@ async fn end_what_was_forgotten(next: &str) {
     let after = stage.app_with(&[], &[("relay.delivery", next)]).await;
     stage.drained().await;
     let records = stage.records_now().await;
-    assert_eq!(records.len(), 2, "{records:?}; {}", after.log());
+    assert_eq!(records.len(), 3, "{records:?}; {}", after.log());
     assert!(after.log().contains("does not know as ours"), "{}", after.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_its_coordinator_has_forgotten_is_ended_and_its_records_are_sent_again() {
-    end_what_was_forgotten("exactly-once").await;
+async fn hanging_transactions_are_ended_and_their_records_are_sent_again() {
+    end_what_hangs("exactly-once").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_its_coordinator_has_forgotten_is_ended_by_a_leader_that_uses_none_itself() {
-    end_what_was_forgotten("at-least-once").await;
+async fn hanging_transactions_are_ended_by_a_leader_that_uses_none_itself() {
+    end_what_hangs("at-least-once").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +268,7 @@ async fn an_open_transaction_of_somebody_else_is_tried_to_be_ended_once_and_then
         if log.contains("find-hanging") { Ok(()) } else { Err(log) }
     })
     .await;
-    let ours = transactional_id(&stage).await;
+    let [ours, _] = transactional_ids(&stage).await;
     let (end, epoch) = (stage.end_of_log().await, producer_of(&stage, &ours).await.1);
     // Each try begins with an epoch of its own; one that sent something would append it and its marker.
     eventually("it is tried again", Duration::from_mins(1), async || {
@@ -256,6 +282,46 @@ async fn an_open_transaction_of_somebody_else_is_tried_to_be_ended_once_and_then
     end_transactions(&stage, somebody_else).await;
     stage.drained().await;
     assert_eq!(stage.records_now().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_is_not_settled_while_its_readers_do_not_see_it() {
+    let stage = Stage::new().await.set("relay.delivery", "exactly-once");
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let app = stage.app().await;
+    app.accept(draft, &token_for(user)).await;
+    stage.drained().await;
+    let somebody_else = format!("{}.foreign", stage.topic);
+    let (_, _, key) = newest_row(&stage).await;
+    leave_open(&stage, somebody_else.clone(), (i64::MAX, Uuid::new_v4(), key)).await;
+
+    // In the same partition, behind what is open.
+    app.accept(draft, &token_for(user)).await;
+    let ours = transactional_ids(&stage).await;
+    eventually("the coordinator has committed both", PATIENCE, async || {
+        let states = stage.of_transactions(&["list"]).await;
+        let committed = |id: &String| {
+            let of_it = states.lines().find(|line| line.split_whitespace().next() == Some(id));
+            of_it.is_some_and(|line| line.contains("CompleteCommit"))
+        };
+        if ours.iter().all(committed) {
+            Ok(())
+        } else {
+            Err(states)
+        }
+    })
+    .await;
+    let (id, ..) = newest_row(&stage).await;
+    let shown: String = sqlx::query_scalar("select state from outbox_status where id = $1")
+        .bind(id)
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a state");
+    assert_eq!(shown, "pending", "{}", app.log());
+    end_transactions(&stage, somebody_else).await;
+    stage.drained().await;
+    assert_eq!(stage.records_now().await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ impl Leader<'_> {
         self.ready.clear();
         self.ending = true;
         if !matches!(end, End::Stopped) {
-            self.abandon_transaction();
+            self.abandon_transactions();
         }
         let wait = match &end {
             End::Stopped => self.relay.drain,
@@ -75,7 +75,7 @@ impl Leader<'_> {
                     Err(end) => return Err(end),
                 },
                 () = reports.arrived() => {}
-                done = committed(&mut self.transaction) => self.commit_answered(done)?,
+                done = committed(&mut self.transactions) => self.commit_answered(done)?,
                 () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use super::{Leader, transaction::Transaction};
+use super::{Leader, transaction::Transactions};
 use crate::{
     outbox::{
         checkpoints::DeadLetter,
@@ -113,8 +113,8 @@ impl Leader<'_> {
             };
             match self.producer.hand_over(message, slot) {
                 Ok(()) => {
-                    if let Some(transaction) = &mut self.transaction {
-                        transaction.enter(now, self.producer.reports().complaints().count());
+                    if let Some(transactions) = &mut self.transactions {
+                        transactions.enter(now, self.producer.reports().complaints().count());
                     }
                     self.unrecorded += 1;
                     self.ready.pop();
@@ -140,7 +140,7 @@ impl Leader<'_> {
             barrier: self.barrier,
             full: self.unrecorded >= self.relay.options.window,
             taken_by_one: self.window.is_taken_by_one(),
-            transaction_closed: self.transaction.as_ref().is_some_and(Transaction::is_closed),
+            transaction_closed: self.transactions.as_ref().is_some_and(Transactions::are_closed),
             on_its_way: self.is_anything_on_its_way(),
             permit: self.memory.breaker.permit(now),
         };

@@ -23,7 +23,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{handing_over::Ready, reading::Reader, recording::Recorder, transaction::Transaction};
+use self::{handing_over::Ready, reading::Reader, recording::Recorder, transaction::Transactions};
 use super::{
     End, Memory, Relay,
     breaker::Permit,
@@ -55,8 +55,8 @@ struct Leader<'a> {
     offsets_frozen: bool,
     producer: Arc<Producer>,
     window: Window,
-    /// In exactly-once mode, the one that is open.
-    transaction: Option<Transaction>,
+    /// In exactly-once mode.
+    transactions: Option<Transactions>,
     ready: Ready,
     /// Acknowledged since the last checkpoint.
     receipts: Vec<Receipt>,
@@ -106,9 +106,9 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
         offsets_frozen: false,
         producer: started.producer,
         window: Window::new(relay.options.window),
-        transaction: match relay.options.delivery {
+        transactions: match relay.options.delivery {
             Delivery::AtLeastOnce => None,
-            Delivery::ExactlyOnce => Some(Transaction::new(relay.options.window)),
+            Delivery::ExactlyOnce => Some(Transactions::new(relay.options.window)),
         },
         ready: Ready::default(),
         receipts: Vec::new(),
@@ -155,7 +155,7 @@ impl Leader<'_> {
             () = cancel.cancelled() => return Err(End::Stopped),
             written = wait(&mut self.recorder.running) => self.checkpoint_written(written)?,
             () = reports.arrived() => self.take_reports()?,
-            done = committed(&mut self.transaction) => self.commit_answered(done)?,
+            done = committed(&mut self.transactions) => self.commit_answered(done)?,
             answer = wait(&mut self.reader.running) => self.read_answered(answer)?,
             () = self.relay.wake.woken() => self.reader.more = true,
             () = timer => {}
@@ -187,20 +187,25 @@ impl Leader<'_> {
 }
 
 /// Until the commit on its way is answered; for ever when there is none.
-async fn committed(transaction: &mut Option<Transaction>) -> Result<(), NotCommitted> {
-    match transaction {
+async fn committed(transactions: &mut Option<Transactions>) -> Result<(), NotCommitted> {
+    match transactions {
         None => std::future::pending().await,
-        Some(transaction) => transaction.committed().await,
+        Some(transactions) => transactions.answered().await,
     }
 }
 
-/// Waits for the task; for ever when there is none. A task of ours that panicked takes the program with it.
+/// Waits for the task; for ever when there is none.
 async fn wait<T: Send + 'static>(task: &mut Option<AbortOnDropHandle<T>>) -> T {
     match task {
         None => std::future::pending().await,
-        Some(handle) => handle.await.unwrap_or_else(|e| match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(e) => panic!("a task of the relay was cancelled: {e}"),
-        }),
+        Some(task) => finished(task).await,
     }
+}
+
+/// Waits for the task. One of ours that panicked takes the program with it.
+async fn finished<T: Send + 'static>(task: &mut AbortOnDropHandle<T>) -> T {
+    task.await.unwrap_or_else(|e| match e.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(e) => panic!("a task of the relay was cancelled: {e}"),
+    })
 }

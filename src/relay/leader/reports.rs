@@ -34,8 +34,12 @@ impl Leader<'_> {
                         self.offsets_frozen = true;
                         self.memory.log_lost.get_or_insert(lost);
                     }
-                    if let Some(transaction) = &mut self.transaction {
-                        transaction.deliver(sent, placed);
+                    if let Some(transactions) = &mut self.transactions {
+                        if placed.offset < 0 {
+                            // Acknowledged as a repetition: whether readers will see it cannot be asked.
+                            failure.get_or_insert_with(|| "a record's place in a transaction is not known".to_owned());
+                        }
+                        transactions.deliver(sent, placed);
                     } else {
                         taken += 1;
                         self.acknowledged(&sent, placed, now, wall);
@@ -51,7 +55,7 @@ impl Leader<'_> {
                             error,
                         };
                         self.bury(condemned, now);
-                        if self.transaction.is_some() {
+                        if self.transactions.is_some() {
                             failure.get_or_insert_with(|| {
                                 "a delivery failed: a record was refused, and its transaction with it".to_owned()
                             });

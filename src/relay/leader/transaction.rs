@@ -1,11 +1,15 @@
-//! Exactly once: what was handed over is settled only when the transaction that it is in is known to be committed.
+//! Exactly once: what was handed over is settled only when the transaction that it is in is known to be committed, and
+//! readers of committed records see it.
 //!
-//! One transaction is open at any time. It is committed as soon as all that entered it is acknowledged; meanwhile
-//! more enters, until it is full or nothing waits. While the commit is on its way nothing is handed over. So an idle
+//! Records enter one transaction. As soon as all that entered it is acknowledged it is sealed and committed, and records
+//! enter another one meanwhile; that one is committed only when the commit before it is known to have succeeded, so
+//! readers of committed records see the order in which it was handed over. So an idle
 //! relay commits one record at a time and waits for nobody, under load a transaction holds what arrived during
-//! the one before, and a backlog goes out in full ones. Whatever goes wrong ends the term: the next start ends the transaction and looks in the tail.
+//! the commit of the one before, and a backlog goes out in full ones. Whatever goes wrong ends the term: the next start
+//! ends both and looks in the tail.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,95 +23,123 @@ use crate::{
     relay::{End, window::Sent},
 };
 
-/// Records of a transaction, at most; never more than half of the window, so that reading goes on.
+/// Records of a transaction, at most; never more than a quarter of the window. While one is committed and the one
+/// before it is being recorded, the next can be filled and acknowledged, and reading goes on.
 const RECORDS: usize = 8192;
 /// Once nothing waits, records enter a transaction for so long after its first: with more of them always on their
 /// way, it would never be all acknowledged, and consumers see none before the commit.
 const OPEN_FOR: Duration = Duration::from_millis(2);
 
-/// The transaction that is open.
-pub(super) struct Transaction {
+/// What is not known to be committed.
+pub(super) struct Transactions {
     capacity: usize,
+    /// Records enter it.
+    open: Transaction,
+    /// No more than one, before the open one.
+    sealed: Option<(Transaction, Commit)>,
+}
+
+type Commit = AbortOnDropHandle<Result<(), NotCommitted>>;
+
+#[derive(Default)]
+struct Transaction {
     /// When its first record was handed over. None: it is empty, and the broker knows nothing of it.
     began: Option<Instant>,
     handed_over: usize,
-    /// Nothing waited when it had been open for [`OPEN_FOR`].
+    /// Nothing waited when it had been open for [`OPEN_FOR`], and no commit was in its way.
     closed: bool,
     /// The client's complaints when it began: a new one puts the commit in doubt.
     complaints: u64,
-    /// Acknowledged, and not committed.
+    /// Acknowledged.
     delivered: Vec<(Sent, Placed)>,
-    committing: Option<AbortOnDropHandle<Result<(), NotCommitted>>>,
 }
 
-impl Transaction {
+impl Transactions {
     pub fn new(window: usize) -> Self {
         Self {
-            capacity: RECORDS.min(window / 2).max(1),
-            began: None,
-            handed_over: 0,
-            closed: false,
-            complaints: 0,
-            delivered: Vec::new(),
-            committing: None,
+            capacity: RECORDS.min(window / 4).max(1),
+            open: Transaction::default(),
+            sealed: None,
         }
     }
 
-    /// Nothing is in it.
-    pub fn is_empty(&self) -> bool {
-        self.began.is_none()
+    /// Nothing is in either.
+    pub fn are_empty(&self) -> bool {
+        self.open.began.is_none() && self.sealed.is_none()
     }
 
     /// May no record enter?
-    pub fn is_closed(&self) -> bool {
-        self.closed || self.committing.is_some() || self.handed_over >= self.capacity
+    pub fn are_closed(&self) -> bool {
+        self.open.closed || self.open.handed_over >= self.capacity
     }
 
-    /// A record is in it.
+    /// A record enters.
     pub fn enter(&mut self, now: Instant, complaints: u64) {
-        if self.began.is_none() {
-            self.began = Some(now);
-            self.complaints = complaints;
+        if self.open.began.is_none() {
+            self.open.began = Some(now);
+            self.open.complaints = complaints;
         }
-        self.handed_over += 1;
+        self.open.handed_over += 1;
     }
 
-    /// A record was acknowledged.
+    /// A record was acknowledged. Of the sealed one all were.
     pub fn deliver(&mut self, sent: Sent, placed: Placed) {
-        self.delivered.push((sent, placed));
+        self.open.delivered.push((sent, placed));
     }
 
-    /// Until the commit is answered; for ever when none is on its way.
-    pub async fn committed(&mut self) -> Result<(), NotCommitted> {
-        let done = super::wait(&mut self.committing).await;
-        self.committing = None;
-        done
+    /// Until the commit on its way is answered; for ever when none is.
+    pub async fn answered(&mut self) -> Result<(), NotCommitted> {
+        match &mut self.sealed {
+            None => std::future::pending().await,
+            Some((_, commit)) => super::finished(commit).await,
+        }
+    }
+}
+
+impl Transaction {
+    /// The greatest offset of each partition.
+    fn last_offsets(&self) -> BTreeMap<i32, i64> {
+        let mut last = BTreeMap::new();
+        for (_, placed) in &self.delivered {
+            let greatest = last.entry(placed.partition).or_insert(placed.offset);
+            *greatest = placed.offset.max(*greatest);
+        }
+        last
     }
 }
 
 impl Leader<'_> {
-    /// Begins the commit when the transaction has records and every one is acknowledged.
+    /// Seals the open transaction and begins its commit, when it has records, every one is acknowledged, and the commit
+    /// before it is known to have succeeded.
     pub(super) fn begin_commit(&mut self) {
-        let Some(transaction) = &mut self.transaction else {
+        let Some(transactions) = &mut self.transactions else {
             return;
         };
-        transaction.closed |=
-            self.ready.messages.is_empty() && transaction.began.is_some_and(|began| began.elapsed() >= OPEN_FOR);
-        if self.window.is_empty() && !transaction.is_empty() && transaction.committing.is_none() {
-            let producer = Arc::clone(&self.producer);
+        if transactions.sealed.is_some() {
+            return;
+        }
+        let Some(began) = transactions.open.began else {
+            return;
+        };
+        transactions.open.closed |= self.ready.messages.is_empty() && began.elapsed() >= OPEN_FOR;
+        if self.window.is_empty() {
+            let transaction = std::mem::take(&mut transactions.open);
+            let (last, producer) = (transaction.last_offsets(), Arc::clone(&self.producer));
+            let sealed = producer.seal();
             let commit = tokio::task::spawn_blocking(move || {
                 failpoint!("relay.commit.before");
-                let done = producer.commit();
+                let done = producer.commit(sealed, &last);
                 failpoint!("relay.commit.after");
                 done
             });
-            transaction.committing = Some(AbortOnDropHandle::new(commit));
+            transactions.sealed = Some((transaction, AbortOnDropHandle::new(commit)));
         }
     }
 
     /// The commit was answered: all that was delivered is settled, or the term ends.
     pub(super) fn commit_answered(&mut self, done: Result<(), NotCommitted>) -> Result<(), End> {
-        let Some(transaction) = &mut self.transaction else {
+        let sealed = self.transactions.as_mut().and_then(|t| t.sealed.take());
+        let Some((transaction, _)) = sealed else {
             return Ok(());
         };
         done.map_err(|e| End::Restart(format!("it is not known whether a transaction was committed: {e}")))?;
@@ -116,27 +148,23 @@ impl Leader<'_> {
                 "the connection was in trouble during a transaction: its commit is looked up in the topic".to_owned(),
             ));
         }
-        transaction.began = None;
-        transaction.handed_over = 0;
-        transaction.closed = false;
-        let delivered = std::mem::take(&mut transaction.delivered);
         let (now, wall) = (Instant::now(), Utc::now());
-        for (sent, placed) in &delivered {
+        for (sent, placed) in &transaction.delivered {
             self.acknowledged(sent, *placed, now, wall);
         }
-        self.taken(delivered.len(), now);
+        self.taken(transaction.delivered.len(), now);
         Ok(())
     }
 
-    /// Nothing of the open transaction counts: the next start ends it. What the client still holds is purged.
-    pub(super) fn abandon_transaction(&mut self) {
-        if self.transaction.take().is_some() {
+    /// Nothing of the transactions counts: the next start ends them. What the client still holds is purged.
+    pub(super) fn abandon_transactions(&mut self) {
+        if self.transactions.take().is_some() {
             self.window.clear();
         }
     }
 
     /// Is a record on its way to a reader of committed records?
     pub(super) fn is_anything_on_its_way(&self) -> bool {
-        !self.window.is_empty() || self.transaction.as_ref().is_some_and(|t| !t.is_empty())
+        !self.window.is_empty() || self.transactions.as_ref().is_some_and(|t| !t.are_empty())
     }
 }

@@ -1,0 +1,108 @@
+//! What readers of committed records can see.
+//!
+//! A coordinator's answer to a commit does not say that. It writes the markers afterwards, and it skips a partition that
+//! has no leader at that moment, as every partition of a broker that is being stopped, for "likely deleted"
+//! (`TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue` of Kafka 4.4.0): the transaction is complete, in that
+//! partition it stays open, and the next one that is aborted takes its records with it. Seen: a commit answered, and
+//! records of one of its partitions lost.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
+
+use super::reader::{Quiet, reading_config};
+use crate::config;
+
+/// For markers to be written, wherever partitions have leaders.
+pub const VISIBLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one answer of the brokers.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks: from the first to the second, doubling.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
+
+/// Readers of committed records do not get to the end of what was committed.
+#[derive(Debug, thiserror::Error)]
+#[error("partition {partition} was committed up to offset {offset}, and its readers do not get there: {seen}")]
+pub struct NotVisible {
+    partition: i32,
+    offset: i64,
+    /// What was seen last.
+    seen: String,
+}
+
+/// Asks for each partition's last stable offset.
+pub struct Visibility {
+    consumer: BaseConsumer<Quiet>,
+    topic: String,
+}
+
+impl Visibility {
+    /// # Errors
+    /// When a setting in `kafka.properties` is refused by librdkafka.
+    pub fn new(kafka: &config::Kafka) -> Result<Self, KafkaError> {
+        let mut c = reading_config(kafka);
+        // For such a reader, the broker answers with the last stable offset.
+        c.set("isolation.level", "read_committed");
+        Ok(Self {
+            consumer: BaseConsumer::from_config_and_context(&c, Quiet)?,
+            topic: kafka.topic.clone(),
+        })
+    }
+
+    /// Waits until readers of committed records get past these offsets, by partition. Blocks for at most
+    /// [`VISIBLE_TIMEOUT`] and one call.
+    pub fn wait_for(&self, last: &BTreeMap<i32, i64>) -> Result<(), NotVisible> {
+        let give_up = Instant::now() + VISIBLE_TIMEOUT;
+        let mut pause = LOOK_EVERY.0;
+        loop {
+            let stable = self.stable(last.keys());
+            let hidden = last.iter().find_map(|(&partition, &offset)| {
+                let seen = match &stable {
+                    Err(error) => error.to_string(),
+                    Ok(stable) => match stable.get(&partition) {
+                        Some(stable) if *stable > offset => return None,
+                        Some(stable) => format!("they stand at {stable}"),
+                        None => "no broker says where they stand".to_owned(),
+                    },
+                };
+                Some(NotVisible {
+                    partition,
+                    offset,
+                    seen,
+                })
+            });
+            match hidden {
+                None => return Ok(()),
+                Some(hidden) if Instant::now() >= give_up => return Err(hidden),
+                Some(_) => {}
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_EVERY.1);
+        }
+    }
+
+    /// The last stable offset of these partitions, where a broker says it.
+    fn stable<'a>(&self, partitions: impl Iterator<Item = &'a i32>) -> Result<BTreeMap<i32, i64>, KafkaError> {
+        let mut ends = TopicPartitionList::new();
+        for partition in partitions {
+            ends.add_partition_offset(&self.topic, *partition, Offset::End)?;
+        }
+        let found = self.consumer.offsets_for_times(ends, CALL_TIMEOUT)?;
+        let known = found
+            .elements()
+            .into_iter()
+            .filter_map(|p| match (p.error(), p.offset()) {
+                (Ok(()), Offset::Offset(offset)) => Some((p.partition(), offset)),
+                _ => None,
+            });
+        Ok(known.collect())
+    }
+}
