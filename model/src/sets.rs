@@ -1,6 +1,9 @@
 //! Small sets and queues that are copied and hashed quickly.
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 /// A set of numbers below eight. Printed as the outbox ids that they stand for, which begin at 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -80,10 +83,22 @@ impl fmt::Debug for Set {
 }
 
 /// First in, first out; at most `N`. What is not used is zero, so that equal queues are equal bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Queue<const N: usize> {
     len: u8,
     items: [u8; N],
+}
+
+/// In one word, with the number of items where it has room for it: a state has thirty queues.
+impl<const N: usize> Hash for Queue<N> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        const { assert!(N <= 8, "a word holds eight items") };
+        if N == 8 {
+            hasher.write_u8(self.len);
+        }
+        let items = self.items.iter();
+        hasher.write_u64(items.fold(u64::from(self.len), |word, item| word << 8 | u64::from(*item)));
+    }
 }
 
 impl<const N: usize> Default for Queue<N> {
@@ -140,6 +155,8 @@ impl<const N: usize> Queue<N> {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::DefaultHasher;
+
     use super::*;
 
     #[test]
@@ -150,6 +167,19 @@ mod tests {
         assert_eq!(set.and(Set::of(1)), Set::below(3));
         assert_eq!(set.without(Set::of(0)), Set::of(2));
         assert_eq!(format!("{set:?}"), "{1, 3}");
+    }
+
+    #[test]
+    fn queues_that_differ_in_zeros_have_different_hashes() {
+        fn hash<const N: usize>(zeros: usize) -> u64 {
+            let mut queue = Queue::<N>::default();
+            (0..zeros).for_each(|_| queue.push(0));
+            let mut hasher = DefaultHasher::new();
+            queue.hash(&mut hasher);
+            hasher.finish()
+        }
+        assert_ne!(hash::<4>(0), hash::<4>(1));
+        assert_ne!(hash::<8>(7), hash::<8>(8));
     }
 
     #[test]
