@@ -4,7 +4,6 @@ use super::{
     Outbox,
     broker::in_log,
     rules,
-    starting::decide,
     state::{Fate, Phase, Row, State, Watch},
     wrong::Wrong,
 };
@@ -92,13 +91,14 @@ impl Outbox {
         Some(())
     }
 
-    /// The transaction timed out, or somebody fenced its producer.
-    pub(super) fn abort_by_broker(&self, s: &mut State, relay: u8) -> Option<()> {
-        let session = s.relays[relay as usize].wire.session;
-        (session != 0 && !s.relays[relay as usize].wire.fenced).then_some(())?;
+    /// The transaction timed out, or somebody fenced its producer. The other lane's goes on.
+    pub(super) fn abort_by_broker(&self, s: &mut State, relay: u8, lane: u8) -> Option<()> {
+        let wire = s.relays[relay as usize].lanes[lane as usize].wire;
+        (!wire.fenced).then_some(())?;
         s.left.broker_aborts = s.left.broker_aborts.checked_sub(1)?;
-        (!decide(s, Some(session), Fate::Aborted).is_empty()).then_some(())?;
-        s.relays[relay as usize].wire.fenced = true;
+        self.decide(s, |session| session == wire.session, Fate::Aborted)
+            .then_some(())?;
+        s.relays[relay as usize].lanes[lane as usize].wire.fenced = true;
         Some(())
     }
 

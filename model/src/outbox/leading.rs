@@ -5,10 +5,17 @@ use super::{
     accepting::{PREPARED, drawers, visible},
     broker::has_open,
     rules,
-    state::{Commit, PARTITIONS, Phase, Relay, State, Watch, place},
+    starting::free_session,
+    state::{Commit, LANES, Lane, PARTITIONS, Phase, Relay, State, Watch, place},
     wrong::Wrong,
 };
 use crate::sets::{Queue, Set};
+
+impl Lane {
+    fn is_anything_on_its_way(&self) -> bool {
+        !self.wire.is_empty() || waits(&self.delivered) || self.commit != Commit::No
+    }
+}
 
 impl Relay {
     fn holes(&self) -> Set {
@@ -17,8 +24,7 @@ impl Relay {
 
     /// Handed over, and its fate is not known.
     fn is_anything_on_its_way(&self) -> bool {
-        let waits = |queues: &[Queue<4>; PARTITIONS]| queues.iter().any(|q| !q.is_empty());
-        !self.wire.is_empty() || waits(&self.reports) || waits(&self.delivered) || self.commit != Commit::No
+        waits(&self.reports) || self.lanes.iter().any(Lane::is_anything_on_its_way)
     }
 
     pub(super) fn settle(&mut self, id: u8) {
@@ -122,7 +128,7 @@ impl Outbox {
         let must_wait = !me.dying.is_empty()
             || me.unrecorded.len() >= self.scope.window && !self.is(Wrong::WindowNotHeld)
             || !me.alone.is_empty()
-            || me.commit != Commit::No
+            || me.lanes[me.open as usize].commit != Commit::No
             || alone && me.is_anything_on_its_way();
         (!must_wait).then_some(())?;
         me.ready.pop();
@@ -130,7 +136,7 @@ impl Outbox {
         if alone {
             me.alone.add(id);
         }
-        me.wire.to[self.partition(id)].push(id);
+        me.lanes[me.open as usize].wire.to[self.partition(id)].push(id);
         if self.is(Wrong::SettledBeforeTheReport) {
             me.settle(id);
         }
@@ -144,36 +150,45 @@ impl Outbox {
         let (id, _) = place(report);
         me.alone.remove(id);
         if self.scope.transactions && !self.is(Wrong::SettledBeforeTheCommit) {
-            me.delivered[partition as usize].push(report);
+            me.lanes[me.open as usize].delivered[partition as usize].push(report);
         } else {
             acknowledge(me, partition as usize, report);
         }
         Some(())
     }
 
-    /// When all that entered the transaction is acknowledged.
-    pub(super) fn ask_commit(&self, s: &mut State, relay: u8) -> Option<()> {
+    /// When all that entered the open transaction is acknowledged, and the commit before is known: it is sealed, and the
+    /// next record enters the other lane.
+    pub(super) fn ask_commit(&self, s: &mut State, relay: u8, lane: u8) -> Option<()> {
         let me = &mut s.relays[relay as usize];
-        let delivered = me.delivered.iter().any(|q| !q.is_empty()) || self.is(Wrong::SettledBeforeTheCommit);
-        let waits = !me.wire.is_empty() || me.reports.iter().any(|q| !q.is_empty());
-        (self.scope.transactions && delivered && !waits && me.commit == Commit::No).then_some(())?;
-        me.wire.end_txn = true;
-        me.commit = Commit::Asked;
-        let session = me.wire.session;
+        let [open, sealed] = [lane, 1 - lane].map(|n| &me.lanes[n as usize]);
+        (lane == me.open && open.commit == Commit::No).then_some(())?;
+        let delivered = waits(&open.delivered) || self.is(Wrong::SettledBeforeTheCommit);
+        let acknowledged = delivered && open.wire.has_no_record() && !waits(&me.reports);
+        let early = self.is(Wrong::LanesChangedBeforeTheReports) && !open.wire.has_no_record();
+        let before_is_known = sealed.commit == Commit::No || self.is(Wrong::CommitAskedBeforeTheOneBefore);
+        ((acknowledged || early) && before_is_known).then_some(())?;
+        let session = open.wire.session;
+        me.lanes[lane as usize].wire.end_txn = true;
+        me.lanes[lane as usize].commit = Commit::Asked;
+        me.open = 1 - lane;
         (!self.is(Wrong::SettledBeforeTheCommit) || has_open(s, session)).then_some(())
     }
 
     /// The answer to a commit. An answer in doubt ends the term: the next start looks it up in the topic.
-    pub(super) fn hear_commit(&self, s: &mut State, relay: u8) -> Option<()> {
+    pub(super) fn hear_commit(&self, s: &mut State, relay: u8, lane: u8) -> Option<()> {
         let me = &mut s.relays[relay as usize];
-        match me.commit {
+        match me.lanes[lane as usize].commit {
             Commit::No | Commit::Asked => return None,
+            Commit::Failed if self.is(Wrong::DoubtEndsItsLaneOnly) => begin_lane_anew(s, relay, lane),
             Commit::Failed if !self.is(Wrong::CommitAnswerTrusted) => self.end_term(s, relay),
             Commit::Done | Commit::Failed => {
-                me.commit = Commit::No;
-                for p in 0..PARTITIONS {
-                    while let Some(report) = me.delivered[p].pop() {
-                        acknowledge(me, p, report);
+                me.lanes[lane as usize].commit = Commit::No;
+                for n in (0..LANES).filter(|n| *n == lane as usize || self.is(Wrong::CommitSettlesBothLanes)) {
+                    for p in 0..PARTITIONS {
+                        while let Some(report) = me.lanes[n].delivered[p].pop() {
+                            acknowledge(me, p, report);
+                        }
                     }
                 }
             }
@@ -185,7 +200,11 @@ impl Outbox {
     pub(super) fn checkpoint(&self, s: &mut State, relay: u8) -> Option<()> {
         let me = &s.relays[relay as usize];
         (matches!(me.phase, Phase::Leading | Phase::Draining) && me.has_changes()).then_some(())?;
-        self.write_checkpoint(s, relay);
+        // A refusal ends the transaction, and with it the term.
+        let refused = self.scope.transactions && !me.dying.is_empty();
+        if self.write_checkpoint(s, relay) && refused {
+            self.end_term(s, relay);
+        }
         Some(())
     }
 
@@ -252,6 +271,23 @@ impl Outbox {
     pub(super) fn partition(&self, id: u8) -> usize {
         self.scope.rows[id as usize].key as usize
     }
+}
+
+fn waits(queues: &[Queue<4>; PARTITIONS]) -> bool {
+    queues.iter().any(|q| !q.is_empty())
+}
+
+/// In a variant: the records of the lane that is in doubt are sent again.
+fn begin_lane_anew(s: &mut State, relay: u8, lane: u8) {
+    let session = free_session(s, lane);
+    let me = &mut s.relays[relay as usize];
+    let doubtful = std::mem::take(&mut me.lanes[lane as usize]);
+    for report in doubtful.delivered.iter().flat_map(Queue::iter) {
+        let (id, _) = place(report);
+        me.unrecorded.remove(id);
+        me.ready.push(id);
+    }
+    me.lanes[lane as usize].wire.session = session;
 }
 
 fn close(me: &mut Relay, holes: Set) {

@@ -18,7 +18,7 @@ use std::fmt;
 
 use self::{
     scenarios::Scope,
-    state::{Fate, GHOSTS, NOBODY, PARTITIONS, Phase, RELAYS, ROWS, Record, Row, State, Wire},
+    state::{Fate, GHOSTS, LANES, NOBODY, PARTITIONS, Phase, RELAYS, ROWS, Record, Row, State, Wire, lane},
     wrong::Wrong,
 };
 use crate::checker::Model;
@@ -32,7 +32,7 @@ pub struct Outbox {
     pub wrong: Option<Wrong>,
 }
 
-/// One step. Rows, relays and partitions are numbered from zero; a producer beyond the relays is a ghost.
+/// One step. Rows, relays, partitions and lanes are numbered from zero; producers by relay and lane, then the ghosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "its text, in Display, says what each is")]
 pub enum Action {
@@ -43,7 +43,7 @@ pub enum Action {
     Replay(u8),
     LookAhead(u8),
     TakeOver(u8),
-    Fence(u8),
+    Fence(u8, u8),
     ReadTail(u8),
     Begin(u8),
     Read(u8),
@@ -51,8 +51,8 @@ pub enum Action {
     Look(u8),
     HandOver(u8),
     Report(u8, u8),
-    AskCommit(u8),
-    HearCommit(u8),
+    AskCommit(u8, u8),
+    HearCommit(u8, u8),
     Checkpoint(u8),
     WriteDead(u8),
     Renew(u8),
@@ -60,6 +60,7 @@ pub enum Action {
     Append(u8, u8),
     Refuse(u8, u8, u8),
     EndTransaction(u8),
+    TimeOut(u8),
     Kill(u8),
     Freeze(u8),
     Fail(u8),
@@ -67,7 +68,7 @@ pub enum Action {
     Restart,
     Stop(u8),
     Cut(u8),
-    AbortByBroker(u8),
+    AbortByBroker(u8, u8),
     Retain(u8),
 }
 
@@ -111,14 +112,11 @@ impl Model for Outbox {
         for relay in 0..self.scope.relays {
             let possible: &[fn(u8) -> A] = match state.relays[relay as usize].phase {
                 Phase::StandingBy => &[A::TakeOver, A::Freeze, A::LookAhead],
-                Phase::TookOver => &[A::Fence, A::ReadTail, A::Kill, A::Freeze],
-                Phase::Fenced => &[A::ReadTail, A::Kill, A::Freeze],
-                Phase::ReadTail => &[A::Begin, A::Kill, A::Freeze, A::Fence],
+                Phase::TookOver | Phase::Fenced => &[A::ReadTail, A::Kill, A::Freeze],
+                Phase::ReadTail => &[A::Begin, A::Kill, A::Freeze],
                 Phase::Leading | Phase::Draining => &[
                     A::Read,
                     A::HandOver,
-                    A::AskCommit,
-                    A::HearCommit,
                     A::Checkpoint,
                     A::Look,
                     A::Renew,
@@ -128,7 +126,6 @@ impl Model for Outbox {
                     A::Fail,
                     A::LoseAnswer,
                     A::Stop,
-                    A::AbortByBroker,
                     A::ReadHoles,
                     A::WriteDead,
                 ],
@@ -136,11 +133,23 @@ impl Model for Outbox {
             for action in possible {
                 attempt(action(relay));
             }
+            if self.scope.transactions {
+                let possible: &[fn(u8, u8) -> A] = match state.relays[relay as usize].phase {
+                    Phase::StandingBy | Phase::Fenced => &[],
+                    Phase::TookOver | Phase::ReadTail => &[A::Fence],
+                    Phase::Leading | Phase::Draining => &[A::AskCommit, A::HearCommit, A::AbortByBroker],
+                };
+                for lane in 0..LANES as u8 {
+                    for action in possible {
+                        attempt(action(relay, lane));
+                    }
+                }
+            }
             for partition in 0..PARTITIONS as u8 {
                 attempt(A::Report(relay, partition));
             }
         }
-        for producer in 0..(RELAYS + GHOSTS) as u8 {
+        for producer in 0..(RELAYS * LANES + GHOSTS) as u8 {
             if wire(state, producer).is_empty() {
                 continue;
             }
@@ -150,6 +159,11 @@ impl Model for Outbox {
                 for records in 1..=wire(state, producer).to[partition as usize].len() {
                     attempt(A::Refuse(producer, partition, records));
                 }
+            }
+        }
+        if self.scope.transactions {
+            for lane in 0..LANES as u8 {
+                attempt(A::TimeOut(lane));
             }
         }
         attempt(A::Restart);
@@ -163,7 +177,7 @@ impl Model for Outbox {
         use Action as A;
         match action {
             A::Append(producer, _) | A::Refuse(producer, _, _) | A::EndTransaction(producer) => {
-                (*producer as usize) < RELAYS
+                (*producer as usize) < RELAYS * LANES
             }
             // New work, wrong variants, faults.
             A::Draw(_)
@@ -177,7 +191,7 @@ impl Model for Outbox {
             | A::Restart
             | A::Stop(_)
             | A::Cut(_)
-            | A::AbortByBroker(_)
+            | A::AbortByBroker(..)
             | A::Retain(_) => false,
             _ => true,
         }
@@ -220,7 +234,7 @@ impl Outbox {
             A::Replay(row) => self.replay(s, row),
             A::LookAhead(relay) => self.look_ahead(s, relay),
             A::TakeOver(relay) => self.take_over(s, relay),
-            A::Fence(relay) => self.fence(s, relay),
+            A::Fence(relay, lane) => self.fence(s, relay, lane),
             A::ReadTail(relay) => self.read_tail(s, relay),
             A::Begin(relay) => self.begin(s, relay),
             A::Read(relay) => self.read(s, relay),
@@ -228,8 +242,8 @@ impl Outbox {
             A::Look(relay) => self.look(s, relay),
             A::HandOver(relay) => self.hand_over(s, relay),
             A::Report(relay, partition) => self.report(s, relay, partition),
-            A::AskCommit(relay) => self.ask_commit(s, relay),
-            A::HearCommit(relay) => self.hear_commit(s, relay),
+            A::AskCommit(relay, lane) => self.ask_commit(s, relay, lane),
+            A::HearCommit(relay, lane) => self.hear_commit(s, relay, lane),
             A::Checkpoint(relay) => self.checkpoint(s, relay),
             A::WriteDead(relay) => self.write_dead(s, relay),
             A::Renew(relay) => self.renew(s, relay),
@@ -237,6 +251,7 @@ impl Outbox {
             A::Append(producer, partition) => self.append(s, producer, partition),
             A::Refuse(producer, partition, records) => self.refuse(s, producer, partition, records),
             A::EndTransaction(producer) => self.end_transaction(s, producer),
+            A::TimeOut(lane) => self.time_out(s, lane),
             A::Kill(relay) => self.kill(s, relay),
             A::Freeze(relay) => self.freeze(s, relay),
             A::Fail(relay) => self.fail(s, relay),
@@ -244,7 +259,7 @@ impl Outbox {
             A::Restart => self.restart(s),
             A::Stop(relay) => self.stop(s, relay),
             A::Cut(partition) => self.cut(s, partition),
-            A::AbortByBroker(relay) => self.abort_by_broker(s, relay),
+            A::AbortByBroker(relay, lane) => self.abort_by_broker(s, relay, lane),
             A::Retain(half) => self.retain(s, half),
         }
     }
@@ -276,7 +291,8 @@ impl Outbox {
             s.db.next[p] -= unread;
             for relay in &mut s.relays {
                 relay.next[p] = relay.next[p].saturating_sub(unread);
-                for report in relay.reports[p].iter_mut().chain(relay.delivered[p].iter_mut()) {
+                let delivered = relay.lanes.iter_mut().flat_map(|lane| lane.delivered[p].iter_mut());
+                for report in relay.reports[p].iter_mut().chain(delivered) {
                     let (id, offset) = state::place(*report);
                     *report = state::placed(id, offset.saturating_sub(unread));
                 }
@@ -285,36 +301,37 @@ impl Outbox {
     }
 }
 
-/// The wire of a relay or of a ghost.
+/// The wire of a relay's producer or of a ghost.
 fn wire(s: &State, producer: u8) -> &Wire {
     let n = producer as usize;
-    if n < RELAYS {
-        &s.relays[n].wire
-    } else {
-        &s.ghosts[n - RELAYS]
+    match s.relays.get(n / LANES) {
+        Some(relay) => &relay.lanes[n % LANES].wire,
+        None => &s.ghosts[n - RELAYS * LANES],
     }
 }
 
 fn wire_mut(s: &mut State, producer: u8) -> &mut Wire {
     let n = producer as usize;
-    if n < RELAYS {
-        &mut s.relays[n].wire
-    } else {
-        &mut s.ghosts[n - RELAYS]
+    match s.relays.get_mut(n / LANES) {
+        Some(relay) => &mut relay.lanes[n % LANES].wire,
+        None => &mut s.ghosts[n - RELAYS * LANES],
     }
 }
 
-/// In the order in which they are met; a session that is decided needs no number.
+/// In the order in which they are met, each lane's for itself; a session that is decided needs no number.
 fn number_sessions_anew(s: &mut State) {
-    let mut met: Vec<u8> = vec![0];
+    let mut met = [vec![0], vec![1]];
     let mut number = |session: &mut u8| {
-        *session = met.iter().position(|m| m == session).unwrap_or_else(|| {
+        let of = lane(*session);
+        let met = &mut met[of as usize];
+        let n = met.iter().position(|m| m == session).unwrap_or_else(|| {
             met.push(*session);
             met.len() - 1
         }) as u8;
+        *session = n << 1 | of;
     };
-    for relay in &mut s.relays {
-        number(&mut relay.wire.session);
+    for producer in s.relays.iter_mut().flat_map(|relay| &mut relay.lanes) {
+        number(&mut producer.wire.session);
     }
     for ghost in &mut s.ghosts {
         number(&mut ghost.session);
@@ -336,11 +353,18 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Action as A;
         let name = |relay: u8| ["A", "B"][relay as usize];
-        let producer = |n: u8| match n as usize {
-            0 => "A's producer",
-            1 => "B's producer",
-            _ => "a dead producer",
+        let producer = |n: u8| {
+            let names = [
+                "A's producer",
+                "A's second producer",
+                "B's producer",
+                "B's second producer",
+            ];
+            names.get(n as usize).copied().unwrap_or("a dead producer")
         };
+        let of = |relay: u8, lane: u8| producer(relay * LANES as u8 + lane);
+        let own = |lane: u8| ["its producer", "its second producer"][lane as usize];
+        let id = |lane: u8| ["the first id", "the second id"][lane as usize];
         match *self {
             A::Draw(row) => write!(f, "a request draws id {}", row + 1),
             A::Commit(row) => write!(f, "row {} is committed", row + 1),
@@ -349,7 +373,7 @@ impl fmt::Display for Action {
             A::Replay(row) => write!(f, "a replay writes row {}", row + 1),
             A::LookAhead(r) => write!(f, "{} looks before it takes over", name(r)),
             A::TakeOver(r) => write!(f, "{} takes over and reads the position", name(r)),
-            A::Fence(r) => write!(f, "{} ends what is open and fences", name(r)),
+            A::Fence(r, l) => write!(f, "{} ends what is open under {} and fences", name(r), id(l)),
             A::ReadTail(r) => write!(f, "{} reads the tail", name(r)),
             A::Begin(r) => write!(f, "{} writes the first checkpoint of its term", name(r)),
             A::Read(r) => write!(f, "{} reads rows", name(r)),
@@ -357,8 +381,8 @@ impl fmt::Display for Action {
             A::Look(r) => write!(f, "{} looks at who may fill the holes", name(r)),
             A::HandOver(r) => write!(f, "{} hands a record over", name(r)),
             A::Report(r, p) => write!(f, "{} hears of a record in partition {p}", name(r)),
-            A::AskCommit(r) => write!(f, "{} asks for a commit", name(r)),
-            A::HearCommit(r) => write!(f, "{} hears of its commit", name(r)),
+            A::AskCommit(r, l) => write!(f, "{} asks {} to commit", name(r), own(l)),
+            A::HearCommit(r, l) => write!(f, "{} hears of the commit of {}", name(r), own(l)),
             A::Checkpoint(r) => write!(f, "{} writes a checkpoint", name(r)),
             A::WriteDead(r) => write!(f, "{} writes the dead letter", name(r)),
             A::Renew(r) => write!(f, "{} prolongs its lease", name(r)),
@@ -366,6 +390,7 @@ impl fmt::Display for Action {
             A::Append(w, p) => write!(f, "the broker appends to partition {p} from {}", producer(w)),
             A::Refuse(w, p, n) => write!(f, "the broker refuses {n} in partition {p} of {}", producer(w)),
             A::EndTransaction(w) => write!(f, "the broker hears {} ask for the commit", producer(w)),
+            A::TimeOut(l) => write!(f, "the broker aborts what the dead have left under {}", id(l)),
             A::Kill(r) => write!(f, "{} is killed", name(r)),
             A::Freeze(r) => write!(f, "{} sleeps past its lease", name(r)),
             A::Fail(r) => write!(f, "{}'s producer fails", name(r)),
@@ -373,7 +398,7 @@ impl fmt::Display for Action {
             A::Restart => write!(f, "PostgreSQL restarts"),
             A::Stop(r) => write!(f, "{} is asked to stop", name(r)),
             A::Cut(p) => write!(f, "the broker loses the end of partition {p}"),
-            A::AbortByBroker(r) => write!(f, "the broker aborts {}'s transaction", name(r)),
+            A::AbortByBroker(r, l) => write!(f, "the broker aborts the transaction of {}", of(r, l)),
             A::Retain(h) => write!(f, "retention looks at ids {} and {}", h * 2 + 1, h * 2 + 2),
         }
     }
@@ -381,3 +406,5 @@ impl fmt::Display for Action {
 
 /// A scope has room for so many rows.
 const _: () = assert!(ROWS <= 4, "ids, names and queues are sized for four");
+/// A session's last bit is its lane.
+const _: () = assert!(LANES == 2, "one bit tells two lanes");

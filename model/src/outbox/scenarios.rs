@@ -91,6 +91,13 @@ const QUIET: Scope = Scope {
     faults: NO_FAULTS,
 };
 
+/// A lane's transaction is sealed, and two records may be in the other's.
+const TRANSACTIONS: Scope = Scope {
+    window: 3,
+    transactions: true,
+    ..QUIET
+};
+
 /// Three rows of one key; a kill and a freeze.
 pub const KILL_AND_FREEZE: Scope = Scope {
     name: "a kill and a freeze",
@@ -245,82 +252,98 @@ pub const RETENTION: Scope = Scope {
 pub const EXACTLY_ONCE: Scope = Scope {
     name: "exactly once: a kill and a freeze",
     rows: &[ROW, ROW, ROW],
-    transactions: true,
     faults: Faults {
         kills: 1,
         freezes: 1,
         ..NO_FAULTS
     },
-    ..QUIET
+    ..TRANSACTIONS
+};
+/// Exactly once: each lane may have two records of the one key.
+pub const EXACTLY_ONCE_FOUR_RECORDS: Scope = Scope {
+    name: "exactly once: four records and a freeze",
+    rows: &[ROW, ROW, ROW, ROW],
+    window: 4,
+    faults: Faults {
+        freezes: 1,
+        ..NO_FAULTS
+    },
+    ..TRANSACTIONS
 };
 /// Exactly once: three terms end badly.
 pub const EXACTLY_ONCE_THREE_TERMS: Scope = Scope {
     name: "exactly once: two freezes and a kill",
     rows: &[ROW, ROW],
-    transactions: true,
     faults: Faults {
         kills: 1,
         freezes: 2,
         ..NO_FAULTS
     },
-    ..QUIET
+    ..TRANSACTIONS
 };
 /// Exactly once: the broker loses what it had acknowledged.
 pub const EXACTLY_ONCE_BROKER_LOSS: Scope = Scope {
     name: "exactly once: a topic that is cut",
     rows: &[ROW, ROW, ROW],
-    transactions: true,
     faults: Faults {
         cuts: 1,
         kills: 1,
         ..NO_FAULTS
     },
-    ..QUIET
+    ..TRANSACTIONS
 };
-/// Exactly once over two partitions.
+/// Exactly once: two partitions, in either lane.
 pub const EXACTLY_ONCE_TWO_PARTITIONS: Scope = Scope {
-    name: "exactly once: two partitions, a freeze",
+    name: "exactly once: two partitions",
     rows: &[ROW, OTHER, ROW],
-    transactions: true,
     faults: Faults {
+        kills: 1,
         freezes: 1,
         ..NO_FAULTS
     },
-    ..QUIET
+    ..TRANSACTIONS
+};
+/// Exactly once: one record is refused, and its transaction with it.
+pub const EXACTLY_ONCE_POISONED: Scope = Scope {
+    name: "exactly once: a poison record",
+    rows: &[ROW, POISON, ROW],
+    faults: Faults {
+        kills: 1,
+        freezes: 1,
+        ..NO_FAULTS
+    },
+    ..TRANSACTIONS
 };
 /// Exactly once: the broker ends transactions, and answers to commits are not to be believed.
 pub const EXACTLY_ONCE_ABORTS: Scope = Scope {
     name: "exactly once: aborts and failures",
-    rows: &[ROW, ROW],
-    transactions: true,
+    rows: &[ROW, ROW, ROW],
     faults: Faults {
         broker_aborts: 1,
         failures: 1,
         kills: 1,
         ..NO_FAULTS
     },
-    ..QUIET
+    ..TRANSACTIONS
 };
 /// Exactly once: checkpoints whose answers are lost, stops.
 pub const EXACTLY_ONCE_STOPS: Scope = Scope {
     name: "exactly once: a stop, a lost answer, a freeze",
-    rows: &[ROW, ROW],
-    transactions: true,
+    rows: &[ROW, ROW, ROW],
     faults: Faults {
         stops: 1,
         lost_answers: 1,
         freezes: 1,
         ..NO_FAULTS
     },
-    ..QUIET
+    ..TRANSACTIONS
 };
-/// Exactly once, with holes.
+/// Exactly once: holes.
 pub const EXACTLY_ONCE_HOLES: Scope = Scope {
     name: "exactly once: holes and a kill",
-    rows: &[UNSURE, ROW],
-    transactions: true,
+    rows: &[UNSURE, UNSURE, ROW],
     faults: Faults { kills: 1, ..NO_FAULTS },
-    ..QUIET
+    ..TRANSACTIONS
 };
 
 /// Every scope that CI explores.
@@ -340,9 +363,11 @@ pub const ALL: &[Scope] = &[
     BROKER_LOSS,
     RETENTION,
     EXACTLY_ONCE,
+    EXACTLY_ONCE_FOUR_RECORDS,
     EXACTLY_ONCE_THREE_TERMS,
     EXACTLY_ONCE_BROKER_LOSS,
     EXACTLY_ONCE_TWO_PARTITIONS,
+    EXACTLY_ONCE_POISONED,
     EXACTLY_ONCE_ABORTS,
     EXACTLY_ONCE_STOPS,
     EXACTLY_ONCE_HOLES,

@@ -3,7 +3,8 @@
 use super::{
     Outbox,
     accepting::visible,
-    state::{Fate, NOBODY, PARTITIONS, Phase, RELAYS, Record, State, Wire},
+    broker::{records, stable},
+    state::{Fate, NOBODY, PARTITIONS, Phase, Record, Relay, State, Wire, lane},
     wrong::Wrong,
 };
 use crate::sets::Set;
@@ -48,35 +49,46 @@ impl Outbox {
         Some(())
     }
 
-    /// `init_transactions`: ends what is open under the transactional id, and nobody else commits under it any more.
-    pub(super) fn fence(&self, s: &mut State, relay: u8) -> Option<()> {
+    /// `init_transactions`: ends what is open under one transactional id, and nobody else commits under it any more. What
+    /// is under the other one goes on meanwhile.
+    pub(super) fn fence(&self, s: &mut State, relay: u8, of: u8) -> Option<()> {
         let r = relay as usize;
         let phase = if self.is(Wrong::TailReadBeforeFencing) {
             Phase::ReadTail
         } else {
             Phase::TookOver
         };
-        (self.scope.transactions && s.relays[r].phase == phase && s.relays[r].wire.session == 0).then_some(())?;
-        let session = free_session(s);
+        (s.relays[r].phase == phase && s.relays[r].lanes[of as usize].wire.session == 0).then_some(())?;
+        if self.is(Wrong::OneLaneFenced) {
+            (of == 0).then_some(())?;
+            s.relays[r].lanes[1].wire.session = free_session(s, 1);
+        }
+        let session = free_session(s, of);
         if !self.is(Wrong::TransactionalIdOfItsOwn) {
             for other in &mut s.relays {
-                other.wire.fenced = other.wire.session != 0;
+                let wire = &mut other.lanes[of as usize].wire;
+                wire.fenced = wire.session != 0;
             }
-            s.ghosts = Default::default();
-            decide(s, None, Fate::Aborted);
+            for ghost in s.ghosts.iter_mut().filter(|g| lane(g.session) == of) {
+                *ghost = Wire::default();
+            }
+            self.decide(s, |session| lane(session) == of, Fate::Aborted);
         }
-        s.relays[r].wire.session = session;
-        if phase == Phase::TookOver {
+        s.relays[r].lanes[of as usize].wire.session = session;
+        if phase == Phase::TookOver && s.relays[r].has_both_ids() {
             s.relays[r].phase = Phase::Fenced;
         }
         Some(())
     }
 
-    /// What an earlier leader published that no checkpoint records. Both ids must agree.
+    /// What an earlier leader published that no checkpoint records. Both ids must agree. Waits while anything is
+    /// undecided.
     pub(super) fn read_tail(&self, s: &mut State, relay: u8) -> Option<()> {
         let r = relay as usize;
         let fences = self.scope.transactions && !self.is(Wrong::TailReadBeforeFencing);
         (s.relays[r].phase == if fences { Phase::Fenced } else { Phase::TookOver }).then_some(())?;
+        let all_is_decided = stable(s) == s.topic.log.map(|log| log.len());
+        (all_is_decided || self.is(Wrong::TailReadsUncommitted)).then_some(())?;
         let found = s.relays[r].half_read.take().unwrap_or_else(|| self.in_tail(s, r));
         if !self.is(Wrong::TailNotRead) {
             self.settle_found(s, r, found);
@@ -91,7 +103,7 @@ impl Outbox {
     pub(super) fn begin(&self, s: &mut State, relay: u8) -> Option<()> {
         let r = relay as usize;
         (s.relays[r].phase == Phase::ReadTail).then_some(())?;
-        (!self.scope.transactions || s.relays[r].wire.session != 0).then_some(())?;
+        (!self.scope.transactions || s.relays[r].has_both_ids()).then_some(())?;
         if self.write_checkpoint(s, relay) {
             s.relays[r].phase = Phase::Leading;
         }
@@ -141,31 +153,33 @@ impl Outbox {
         if self.is(Wrong::MemoryOutlivesATerm) {
             s.relays[r].half_read = Some(me.passed);
         }
-        self.leave_behind(s, me.wire);
+        self.leave_behind(s, &me);
     }
 
     /// Requests that nobody waits for any more. What would be refused at their end, nobody would see.
-    fn leave_behind(&self, s: &mut State, mut wire: Wire) {
-        for queue in &mut wire.to {
-            while queue
-                .iter()
-                .last()
-                .is_some_and(|id| self.scope.rows[id as usize].poison)
-            {
-                queue.cut_back();
+    fn leave_behind(&self, s: &mut State, relay: &Relay) {
+        for mut wire in relay.lanes.map(|lane| lane.wire) {
+            for queue in &mut wire.to {
+                while queue
+                    .iter()
+                    .last()
+                    .is_some_and(|id| self.scope.rows[id as usize].poison)
+                {
+                    queue.cut_back();
+                }
             }
+            if wire.is_empty() || wire.fenced {
+                continue;
+            }
+            let free = s.ghosts.iter_mut().find(|g| g.is_empty());
+            *free.expect("a ghost for each producer of each term that ended badly") = wire;
         }
-        if wire.is_empty() || wire.fenced {
-            return;
-        }
-        let free = s.ghosts.iter_mut().find(|g| g.is_empty());
-        *free.expect("a ghost for each term that ended badly") = wire;
     }
 
     /// The process begins anew under another name.
     pub(super) fn end_process(&self, s: &mut State, relay: u8) {
         let me = std::mem::take(&mut s.relays[relay as usize]);
-        self.leave_behind(s, me.wire);
+        self.leave_behind(s, &me);
         if s.db.holder == relay {
             s.db.holder = NOBODY;
             s.db.lease = false;
@@ -173,32 +187,22 @@ impl Outbox {
     }
 }
 
-/// Every open record, or those of one session.
-pub(super) fn decide(s: &mut State, session: Option<u8>, fate: Fate) -> Vec<u8> {
-    let mut ids = Vec::new();
-    for log in &mut s.topic.log {
-        for byte in log.iter_mut() {
-            let mut record = Record::unpack(*byte);
-            if record.fate == Fate::Open && session.is_none_or(|n| n == record.session) {
-                record.fate = fate;
-                *byte = record.pack();
-                ids.push(record.id);
-            }
-        }
+impl Relay {
+    fn has_both_ids(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.wire.session != 0)
     }
-    ids
 }
 
-fn free_session(s: &State) -> u8 {
-    let used: Set = (0..RELAYS)
-        .map(|r| s.relays[r].wire.session)
-        .chain(s.ghosts.iter().map(|g| g.session))
-        .chain(
-            s.topic
-                .log
-                .iter()
-                .flat_map(|log| log.iter().map(|b| Record::unpack(b).session)),
-        )
+pub(super) fn free_session(s: &State, of: u8) -> u8 {
+    let wires = s
+        .relays
+        .iter()
+        .flat_map(|relay| relay.lanes.iter().map(|lane| &lane.wire));
+    let used: Vec<u8> = wires
+        .chain(&s.ghosts)
+        .map(|wire| wire.session)
+        .chain(records(s).map(|record| record.session))
         .collect();
-    (1..8).find(|n| !used.has(*n)).expect("seven sessions suffice")
+    let mut sessions = (1..8).map(|n| n << 1 | of);
+    sessions.find(|n| !used.contains(n)).expect("seven of a lane suffice")
 }

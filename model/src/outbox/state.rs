@@ -8,7 +8,9 @@ pub const ROWS: usize = 4;
 pub const PARTITIONS: usize = 2;
 /// Relays.
 pub const RELAYS: usize = 2;
-/// Requests of dead producers that may still arrive, at most: one for each term that ended badly.
+/// Producers of a term, used in turns. Without transactions, the first alone.
+pub const LANES: usize = 2;
+/// Requests of dead producers that may still arrive, at most: one for each producer of each term that ended badly.
 pub const GHOSTS: usize = 4;
 /// Nobody of this start of a process.
 pub const NOBODY: u8 = 9;
@@ -115,13 +117,13 @@ pub enum Fate {
 impl Record {
     /// As one byte.
     pub fn pack(self) -> u8 {
-        self.id | self.session << 3 | (self.fate as u8) << 6
+        self.id | self.session << 2 | (self.fate as u8) << 6
     }
     /// From one byte.
     pub fn unpack(byte: u8) -> Self {
         Self {
-            id: byte & 7,
-            session: byte >> 3 & 7,
+            id: byte & 3,
+            session: byte >> 2 & 15,
             fate: match byte >> 6 {
                 0 => Fate::Committed,
                 1 => Fate::Open,
@@ -134,7 +136,7 @@ impl Record {
 /// What one producer has on the way to the broker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Wire {
-    /// Numbers a producer with transactions; zero without.
+    /// Numbers a producer with transactions; its last bit is the lane. Zero without.
     pub session: u8,
     /// Fenced: the broker takes nothing of it any more.
     pub fenced: bool,
@@ -145,10 +147,20 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// No record is on the way.
+    pub fn has_no_record(&self) -> bool {
+        self.to.iter().all(Queue::is_empty)
+    }
+
     /// Nothing is on the way.
     pub fn is_empty(&self) -> bool {
-        self.to.iter().all(Queue::is_empty) && !self.end_txn
+        self.has_no_record() && !self.end_txn
     }
+}
+
+/// The transactional id that a session is under.
+pub fn lane(session: u8) -> u8 {
+    session & 1
 }
 
 /// Where a relay is.
@@ -159,7 +171,7 @@ pub enum Phase {
     StandingBy,
     /// Has inserted its row and read the position.
     TookOver,
-    /// Has ended the transactions of whoever led before.
+    /// Has ended the transactions of whoever led before, under both ids.
     Fenced,
     /// Has read the topic's tail.
     ReadTail,
@@ -195,6 +207,17 @@ pub enum Commit {
     Failed,
 }
 
+/// One of a leader's producers, and its transaction.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lane {
+    /// What is on the way to the broker.
+    pub wire: Wire,
+    /// Reported, and the transaction is not known to be committed.
+    pub delivered: [Queue<4>; PARTITIONS],
+    /// Of the transaction: asked for, it is sealed.
+    pub commit: Commit,
+}
+
 /// One replica's relay: its memory of one term.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Relay {
@@ -224,14 +247,12 @@ pub struct Relay {
     pub half_read: Option<Set>,
     /// Where a next tail read may begin.
     pub next: [u8; PARTITIONS],
-    /// What its producer has on the way.
-    pub wire: Wire,
+    /// Its producers.
+    pub lanes: [Lane; LANES],
+    /// The lane that records enter.
+    pub open: u8,
     /// Appended, and the report has not come: ids and offsets.
     pub reports: [Queue<4>; PARTITIONS],
-    /// Reported, and its transaction is not known to be committed.
-    pub delivered: [Queue<4>; PARTITIONS],
-    /// Of the open transaction.
-    pub commit: Commit,
     /// Of what is on the way, handed over with nothing beside it.
     pub alone: Set,
     /// Below it, records are handed over one at a time. Outlives a term.

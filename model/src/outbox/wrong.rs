@@ -60,6 +60,16 @@ pub enum Wrong {
     TailReadsUncommitted,
     /// Exactly once: an answer to a commit is believed, whatever else was seen.
     CommitAnswerTrusted,
+    /// Exactly once: a commit is asked for while the one before is not known to have succeeded.
+    CommitAskedBeforeTheOneBefore,
+    /// Exactly once: when a commit is in doubt, the records of its lane are sent again, and the other lane goes on.
+    DoubtEndsItsLaneOnly,
+    /// Exactly once: a start takes over the first transactional id only.
+    OneLaneFenced,
+    /// Exactly once: the lanes change while records of the one are on their way.
+    LanesChangedBeforeTheReports,
+    /// Exactly once: a commit settles what is acknowledged in the other lane, too.
+    CommitSettlesBothLanes,
 }
 
 /// Each of them, the scope in which it is caught, and the rule that it breaks.
@@ -140,6 +150,27 @@ pub const ALL: &[(Wrong, Scope, &str)] = &[
     (
         Wrong::CommitAnswerTrusted,
         scenarios::EXACTLY_ONCE_ABORTS,
+        rules::NOTHING_LOST,
+    ),
+    (
+        Wrong::CommitAskedBeforeTheOneBefore,
+        scenarios::EXACTLY_ONCE,
+        rules::ORDER,
+    ),
+    (
+        Wrong::DoubtEndsItsLaneOnly,
+        scenarios::EXACTLY_ONCE_ABORTS,
+        rules::ORDER,
+    ),
+    (Wrong::OneLaneFenced, scenarios::EXACTLY_ONCE, rules::NO_REPEATS),
+    (
+        Wrong::LanesChangedBeforeTheReports,
+        scenarios::EXACTLY_ONCE,
+        rules::ORDER,
+    ),
+    (
+        Wrong::CommitSettlesBothLanes,
+        scenarios::EXACTLY_ONCE,
         rules::NOTHING_LOST,
     ),
 ];
