@@ -8,7 +8,7 @@ use super::{
     wire, wire_mut,
     wrong::Wrong,
 };
-use crate::sets::{Queue, Set};
+use crate::sets::Set;
 
 impl Outbox {
     /// The first record on the way arrives. A producer that was fenced gets nothing in.
@@ -27,10 +27,10 @@ impl Outbox {
             Fate::Committed
         };
         let session = wire(s, producer).session;
-        let offset = s.topic.log[p].len();
         s.topic.log[p].push(Record { id, session, fate }.pack());
+        let behind = s.topic.log[p].len();
         if let Some(me) = s.relays.get_mut(producer as usize / LANES) {
-            me.reports[p].push(placed(id, offset));
+            me.reports[p].push(placed(id, behind));
         }
         if !self.scope.transactions {
             rules::appears(self, s, id);
@@ -69,17 +69,23 @@ impl Outbox {
         Some(())
     }
 
-    /// The request to commit arrives, after all records.
-    pub(super) fn end_transaction(&self, s: &mut State, producer: u8) -> Option<()> {
-        let w = wire(s, producer);
+    /// The request to commit arrives, after all records. Its answer does not say that a marker was skipped.
+    pub(super) fn end_transaction(&self, s: &mut State, producer: u8, skipped: Set) -> Option<()> {
+        let w = *wire(s, producer);
         (w.end_txn && w.has_no_record()).then_some(())?;
         if w.fenced {
+            skipped.is_empty().then_some(())?;
             self.turn_away(s, producer);
             return Some(());
         }
-        let asking = w.session;
         wire_mut(s, producer).end_txn = false;
-        self.decide(s, |session| session == asking, Fate::Committed);
+        self.decide(
+            s,
+            lane(w.session),
+            |session| session == w.session,
+            Fate::Committed,
+            skipped,
+        )?;
         if let Some(me) = s.relays.get_mut(producer as usize / LANES) {
             me.lanes[producer as usize % LANES].commit = Commit::Done;
         }
@@ -87,10 +93,10 @@ impl Outbox {
     }
 
     /// A broker aborts what the dead have left open. That takes it a minute.
-    pub(super) fn time_out(&self, s: &mut State, of: u8) -> Option<()> {
+    pub(super) fn time_out(&self, s: &mut State, of: u8, skipped: Set) -> Option<()> {
         let alive = s.relays.map(|relay| relay.lanes[of as usize].wire);
         let is_dead = |session| lane(session) == of && !alive.iter().any(|w| w.session == session);
-        self.decide(s, is_dead, Fate::Aborted).then_some(())?;
+        self.decide(s, of, is_dead, Fate::Aborted, skipped)?.then_some(())?;
         for ghost in s.ghosts.iter_mut().filter(|g| lane(g.session) == of) {
             *ghost = Wire::default();
         }
@@ -111,17 +117,46 @@ impl Outbox {
         }
     }
 
-    /// Decides the open records of some sessions. Were there any? A reader of committed records gets as far as nothing is
-    /// open: what was committed behind is seen only now.
-    pub(super) fn decide(&self, s: &mut State, of: impl Fn(u8) -> bool, fate: Fate) -> bool {
+    /// Decides the open records of some sessions under one transactional id. Were there any? Where they are, a marker is
+    /// written, and it decides what hangs under this id, too; where it is skipped, they hang from now on.
+    pub(super) fn decide(
+        &self,
+        s: &mut State,
+        id: u8,
+        of: impl Fn(u8) -> bool,
+        fate: Fate,
+        skipped: Set,
+    ) -> Option<bool> {
+        let is_its = |r: Record| r.fate == Fate::Open && of(r.session);
+        let log = |p: u8| s.topic.log[p as usize].iter().map(Record::unpack);
+        let concerned: Set = (0..PARTITIONS as u8).filter(|p| log(*p).any(is_its)).collect();
+        skipped.without(concerned).is_empty().then_some(())?;
+        if !skipped.is_empty() {
+            s.left.skipped_markers = s.left.skipped_markers.checked_sub(1)?;
+        }
+        let marked = concerned.without(skipped);
+        self.mark(s, |partition, record| {
+            if is_its(record) {
+                Some(if marked.has(partition) { fate } else { Fate::Hanging })
+            } else {
+                let hangs = record.fate == Fate::Hanging && lane(record.session) == id;
+                (hangs && marked.has(partition)).then_some(fate)
+            }
+        });
+        Some(!concerned.is_empty())
+    }
+
+    /// Gives records their fates. A reader of committed records gets as far as all is decided: what was committed behind
+    /// is seen only now.
+    pub(super) fn mark(&self, s: &mut State, fate: impl Fn(u8, Record) -> Option<Fate>) {
         let before = stable(s);
-        let mut any = false;
-        for byte in s.topic.log.iter_mut().flat_map(Queue::iter_mut) {
-            let mut record = Record::unpack(*byte);
-            if record.fate == Fate::Open && of(record.session) {
-                record.fate = fate;
-                *byte = record.pack();
-                any = true;
+        for (p, log) in (0..).zip(&mut s.topic.log) {
+            for byte in log.iter_mut() {
+                let mut record = Record::unpack(*byte);
+                if let Some(fate) = fate(p, record) {
+                    record.fate = fate;
+                    *byte = record.pack();
+                }
             }
         }
         let after = stable(s);
@@ -132,21 +167,26 @@ impl Outbox {
                 rules::appears(self, s, record.id);
             }
         }
-        any
     }
 }
 
 /// In each partition, the first offset that is not decided.
 pub(super) fn stable(s: &State) -> [u8; PARTITIONS] {
     s.topic.log.map(|log| {
-        let open = log.iter().position(|byte| Record::unpack(byte).fate == Fate::Open);
-        open.map_or(log.len(), |offset| offset as u8)
+        let undecided = log.iter().position(|byte| Record::unpack(byte).fate.is_undecided());
+        undecided.map_or(log.len(), |offset| offset as u8)
     })
 }
 
 /// Is a record of this session open?
 pub(super) fn has_open(s: &State, session: u8) -> bool {
     records(s).any(|r| r.fate == Fate::Open && r.session == session)
+}
+
+/// Does a record hang under this id, in this partition?
+pub(super) fn hangs(s: &State, id: u8, partition: u8) -> bool {
+    let mut records = s.topic.log[partition as usize].iter().map(Record::unpack);
+    records.any(|r| r.fate == Fate::Hanging && lane(r.session) == id)
 }
 
 pub(super) fn records(s: &State) -> impl Iterator<Item = Record> {
@@ -156,9 +196,4 @@ pub(super) fn records(s: &State) -> impl Iterator<Item = Record> {
 /// Ids that are in the log and not aborted.
 pub(super) fn in_log(s: &State) -> Set {
     records(s).filter(|r| r.fate != Fate::Aborted).map(|r| r.id).collect()
-}
-
-/// Ids that are in the log for good: what is open before them may still hide them.
-pub(super) fn committed(s: &State) -> Set {
-    records(s).filter(|r| r.fate == Fate::Committed).map(|r| r.id).collect()
 }

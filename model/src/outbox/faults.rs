@@ -92,11 +92,11 @@ impl Outbox {
     }
 
     /// The transaction timed out, or somebody fenced its producer. The other lane's goes on.
-    pub(super) fn abort_by_broker(&self, s: &mut State, relay: u8, lane: u8) -> Option<()> {
+    pub(super) fn abort_by_broker(&self, s: &mut State, relay: u8, lane: u8, skipped: Set) -> Option<()> {
         let wire = s.relays[relay as usize].lanes[lane as usize].wire;
         (!wire.fenced).then_some(())?;
         s.left.broker_aborts = s.left.broker_aborts.checked_sub(1)?;
-        self.decide(s, |session| session == wire.session, Fate::Aborted)
+        self.decide(s, lane, |session| session == wire.session, Fate::Aborted, skipped)?
             .then_some(())?;
         s.relays[relay as usize].lanes[lane as usize].wire.fenced = true;
         Some(())

@@ -3,7 +3,7 @@
 use super::{
     Outbox,
     accepting::{PREPARED, drawers, visible},
-    broker::has_open,
+    broker::{has_open, stable},
     rules,
     starting::free_session,
     state::{Commit, LANES, Lane, PARTITIONS, Phase, Relay, State, Watch, place},
@@ -14,6 +14,12 @@ use crate::sets::{Queue, Set};
 impl Lane {
     fn is_anything_on_its_way(&self) -> bool {
         !self.wire.is_empty() || waits(&self.delivered) || self.commit != Commit::No
+    }
+
+    /// Do readers of committed records get past all that is in it?
+    fn is_seen(&self, s: &State) -> bool {
+        let stable = stable(s);
+        (0..PARTITIONS).all(|p| self.delivered[p].iter().all(|report| place(report).1 <= stable[p]))
     }
 }
 
@@ -157,8 +163,8 @@ impl Outbox {
         Some(())
     }
 
-    /// When all that entered the open transaction is acknowledged, and the commit before is known: it is sealed, and the
-    /// next record enters the other lane.
+    /// When all that entered the open transaction is acknowledged, and the commit before is known and seen: it is sealed,
+    /// and the next record enters the other lane.
     pub(super) fn ask_commit(&self, s: &mut State, relay: u8, lane: u8) -> Option<()> {
         let me = &mut s.relays[relay as usize];
         let [open, sealed] = [lane, 1 - lane].map(|n| &me.lanes[n as usize]);
@@ -166,8 +172,10 @@ impl Outbox {
         let delivered = waits(&open.delivered) || self.is(Wrong::SettledBeforeTheCommit);
         let acknowledged = delivered && open.wire.has_no_record() && !waits(&me.reports);
         let early = self.is(Wrong::LanesChangedBeforeTheReports) && !open.wire.has_no_record();
-        let before_is_known = sealed.commit == Commit::No || self.is(Wrong::CommitAskedBeforeTheOneBefore);
-        ((acknowledged || early) && before_is_known).then_some(())?;
+        let before_is_seen = sealed.commit == Commit::No
+            || sealed.commit == Commit::Done && self.is(Wrong::CommitAskedBeforeTheOneBeforeIsSeen)
+            || self.is(Wrong::CommitAskedBeforeTheOneBefore);
+        ((acknowledged || early) && before_is_seen).then_some(())?;
         let session = open.wire.session;
         me.lanes[lane as usize].wire.end_txn = true;
         me.lanes[lane as usize].commit = Commit::Asked;
@@ -175,13 +183,15 @@ impl Outbox {
         (!self.is(Wrong::SettledBeforeTheCommit) || has_open(s, session)).then_some(())
     }
 
-    /// The answer to a commit. An answer in doubt ends the term: the next start looks it up in the topic.
+    /// The answer to a commit, and whether readers see it. A doubt ends the term: the next start looks in the topic.
     pub(super) fn hear_commit(&self, s: &mut State, relay: u8, lane: u8) -> Option<()> {
+        let is_seen = s.relays[relay as usize].lanes[lane as usize].is_seen(s) || self.is(Wrong::SettledBeforeItIsSeen);
         let me = &mut s.relays[relay as usize];
         match me.lanes[lane as usize].commit {
             Commit::No | Commit::Asked => return None,
             Commit::Failed if self.is(Wrong::DoubtEndsItsLaneOnly) => begin_lane_anew(s, relay, lane),
             Commit::Failed if !self.is(Wrong::CommitAnswerTrusted) => self.end_term(s, relay),
+            Commit::Done | Commit::Failed if !is_seen => self.end_term(s, relay),
             Commit::Done | Commit::Failed => {
                 me.lanes[lane as usize].commit = Commit::No;
                 for n in (0..LANES).filter(|n| *n == lane as usize || self.is(Wrong::CommitSettlesBothLanes)) {
@@ -299,8 +309,8 @@ fn close(me: &mut Relay, holes: Set) {
 /// Settled, with its receipt. The next offset is behind it, also where that is further back: then the broker has lost
 /// what lay between.
 fn acknowledge(me: &mut Relay, partition: usize, report: u8) {
-    let (id, offset) = place(report);
+    let (id, behind) = place(report);
     me.settle(id);
     me.receipts.add(id);
-    me.next[partition] = offset + 1;
+    me.next[partition] = behind;
 }

@@ -21,7 +21,7 @@ use self::{
     state::{Fate, GHOSTS, LANES, NOBODY, PARTITIONS, Phase, RELAYS, ROWS, Record, Row, State, Wire, lane},
     wrong::Wrong,
 };
-use crate::checker::Model;
+use crate::{checker::Model, sets::Set};
 
 /// The model of one scope, right or wrong in one way.
 #[derive(Debug, Clone)]
@@ -43,7 +43,9 @@ pub enum Action {
     Replay(u8),
     LookAhead(u8),
     TakeOver(u8),
-    Fence(u8, u8),
+    Fence(u8, u8, Set),
+    Confirm(u8),
+    EndHanging(u8, u8, u8),
     ReadTail(u8),
     Begin(u8),
     Read(u8),
@@ -59,8 +61,8 @@ pub enum Action {
     GiveBack(u8),
     Append(u8, u8),
     Refuse(u8, u8, u8),
-    EndTransaction(u8),
-    TimeOut(u8),
+    EndTransaction(u8, Set),
+    TimeOut(u8, Set),
     Kill(u8),
     Freeze(u8),
     Fail(u8),
@@ -68,7 +70,7 @@ pub enum Action {
     Restart,
     Stop(u8),
     Cut(u8),
-    AbortByBroker(u8, u8),
+    AbortByBroker(u8, u8, Set),
     Retain(u8),
 }
 
@@ -98,6 +100,12 @@ impl Model for Outbox {
                 into.push((action, next));
             }
         };
+        let skipped = || {
+            let may_be = Set::below(PARTITIONS as u8);
+            (0..=may_be.0)
+                .map(Set)
+                .take_while(|skipped| skipped.is_empty() || state.left.skipped_markers > 0)
+        };
         for row in 0..self.scope.rows.len() as u8 {
             let possible: &[fn(u8) -> A] = match state.db.rows[row as usize] {
                 Row::Undrawn => &[A::Draw, A::Replay],
@@ -112,7 +120,7 @@ impl Model for Outbox {
         for relay in 0..self.scope.relays {
             let possible: &[fn(u8) -> A] = match state.relays[relay as usize].phase {
                 Phase::StandingBy => &[A::TakeOver, A::Freeze, A::LookAhead],
-                Phase::TookOver | Phase::Fenced => &[A::ReadTail, A::Kill, A::Freeze],
+                Phase::TookOver | Phase::Fenced | Phase::Confirmed => &[A::ReadTail, A::Kill, A::Freeze, A::Confirm],
                 Phase::ReadTail => &[A::Begin, A::Kill, A::Freeze],
                 Phase::Leading | Phase::Draining => &[
                     A::Read,
@@ -134,14 +142,20 @@ impl Model for Outbox {
                 attempt(action(relay));
             }
             if self.scope.transactions {
-                let possible: &[fn(u8, u8) -> A] = match state.relays[relay as usize].phase {
-                    Phase::StandingBy | Phase::Fenced => &[],
-                    Phase::TookOver | Phase::ReadTail => &[A::Fence],
-                    Phase::Leading | Phase::Draining => &[A::AskCommit, A::HearCommit, A::AbortByBroker],
-                };
                 for lane in 0..LANES as u8 {
-                    for action in possible {
-                        attempt(action(relay, lane));
+                    match state.relays[relay as usize].phase {
+                        Phase::StandingBy => {}
+                        Phase::TookOver | Phase::ReadTail => {
+                            skipped().for_each(|skipped| attempt(A::Fence(relay, lane, skipped)));
+                        }
+                        Phase::Fenced | Phase::Confirmed => {
+                            (0..PARTITIONS as u8).for_each(|p| attempt(A::EndHanging(relay, lane, p)));
+                        }
+                        Phase::Leading | Phase::Draining => {
+                            attempt(A::AskCommit(relay, lane));
+                            attempt(A::HearCommit(relay, lane));
+                            skipped().for_each(|skipped| attempt(A::AbortByBroker(relay, lane, skipped)));
+                        }
                     }
                 }
             }
@@ -153,7 +167,7 @@ impl Model for Outbox {
             if wire(state, producer).is_empty() {
                 continue;
             }
-            attempt(A::EndTransaction(producer));
+            skipped().for_each(|skipped| attempt(A::EndTransaction(producer, skipped)));
             for partition in 0..PARTITIONS as u8 {
                 attempt(A::Append(producer, partition));
                 for records in 1..=wire(state, producer).to[partition as usize].len() {
@@ -163,7 +177,7 @@ impl Model for Outbox {
         }
         if self.scope.transactions {
             for lane in 0..LANES as u8 {
-                attempt(A::TimeOut(lane));
+                skipped().for_each(|skipped| attempt(A::TimeOut(lane, skipped)));
             }
         }
         attempt(A::Restart);
@@ -176,7 +190,7 @@ impl Model for Outbox {
     fn is_due(&self, action: &Action) -> bool {
         use Action as A;
         match action {
-            A::Append(producer, _) | A::Refuse(producer, _, _) | A::EndTransaction(producer) => {
+            A::Append(producer, _) | A::Refuse(producer, _, _) | A::EndTransaction(producer, Set::EMPTY) => {
                 (*producer as usize) < RELAYS * LANES
             }
             // New work, wrong variants, faults.
@@ -192,7 +206,9 @@ impl Model for Outbox {
             | A::Stop(_)
             | A::Cut(_)
             | A::AbortByBroker(..)
+            | A::EndTransaction(..)
             | A::Retain(_) => false,
+            A::Fence(_, _, skipped) | A::TimeOut(_, skipped) => skipped.is_empty(),
             _ => true,
         }
     }
@@ -234,7 +250,9 @@ impl Outbox {
             A::Replay(row) => self.replay(s, row),
             A::LookAhead(relay) => self.look_ahead(s, relay),
             A::TakeOver(relay) => self.take_over(s, relay),
-            A::Fence(relay, lane) => self.fence(s, relay, lane),
+            A::Fence(relay, lane, skipped) => self.fence(s, relay, lane, skipped),
+            A::Confirm(relay) => self.confirm(s, relay),
+            A::EndHanging(relay, lane, partition) => self.end_hanging(s, relay, lane, partition),
             A::ReadTail(relay) => self.read_tail(s, relay),
             A::Begin(relay) => self.begin(s, relay),
             A::Read(relay) => self.read(s, relay),
@@ -250,8 +268,8 @@ impl Outbox {
             A::GiveBack(relay) => self.give_back(s, relay),
             A::Append(producer, partition) => self.append(s, producer, partition),
             A::Refuse(producer, partition, records) => self.refuse(s, producer, partition, records),
-            A::EndTransaction(producer) => self.end_transaction(s, producer),
-            A::TimeOut(lane) => self.time_out(s, lane),
+            A::EndTransaction(producer, skipped) => self.end_transaction(s, producer, skipped),
+            A::TimeOut(lane, skipped) => self.time_out(s, lane, skipped),
             A::Kill(relay) => self.kill(s, relay),
             A::Freeze(relay) => self.freeze(s, relay),
             A::Fail(relay) => self.fail(s, relay),
@@ -259,7 +277,7 @@ impl Outbox {
             A::Restart => self.restart(s),
             A::Stop(relay) => self.stop(s, relay),
             A::Cut(partition) => self.cut(s, partition),
-            A::AbortByBroker(relay, lane) => self.abort_by_broker(s, relay, lane),
+            A::AbortByBroker(relay, lane, skipped) => self.abort_by_broker(s, relay, lane, skipped),
             A::Retain(half) => self.retain(s, half),
         }
     }
@@ -274,16 +292,13 @@ impl Outbox {
         if self.scope.faults.cuts > 0 {
             return;
         }
-        for p in 0..PARTITIONS {
+        for (p, stable) in broker::stable(s).into_iter().enumerate() {
             let holder = s
                 .relays
                 .get(s.db.holder as usize)
                 .filter(|r| r.phase != Phase::StandingBy);
-            let open = s.topic.log[p]
-                .iter()
-                .position(|byte| Record::unpack(byte).fate == Fate::Open);
-            let kept = [Some(s.db.next[p]), holder.map(|r| r.next[p]), open.map(|n| n as u8)];
-            let unread = kept.into_iter().flatten().fold(s.topic.log[p].len(), u8::min);
+            let kept = [Some(s.db.next[p]), holder.map(|r| r.next[p])];
+            let unread = kept.into_iter().flatten().fold(stable, u8::min);
             if unread == 0 {
                 continue;
             }
@@ -293,8 +308,8 @@ impl Outbox {
                 relay.next[p] = relay.next[p].saturating_sub(unread);
                 let delivered = relay.lanes.iter_mut().flat_map(|lane| lane.delivered[p].iter_mut());
                 for report in relay.reports[p].iter_mut().chain(delivered) {
-                    let (id, offset) = state::place(*report);
-                    *report = state::placed(id, offset.saturating_sub(unread));
+                    let (id, behind) = state::place(*report);
+                    *report = state::placed(id, behind.saturating_sub(unread));
                 }
             }
         }
@@ -339,10 +354,11 @@ fn number_sessions_anew(s: &mut State) {
     for log in &mut s.topic.log {
         for byte in log.iter_mut() {
             let mut record = Record::unpack(*byte);
-            if record.fate == Fate::Open {
-                number(&mut record.session);
-            } else {
-                record.session = 0;
+            match record.fate {
+                Fate::Open => number(&mut record.session),
+                // Its id alone counts: any session's marker decides it.
+                Fate::Hanging => record.session = lane(record.session),
+                Fate::Committed | Fate::Aborted => record.session = 0,
             }
             *byte = record.pack();
         }
@@ -365,6 +381,11 @@ impl fmt::Display for Action {
         let of = |relay: u8, lane: u8| producer(relay * LANES as u8 + lane);
         let own = |lane: u8| ["its producer", "its second producer"][lane as usize];
         let id = |lane: u8| ["the first id", "the second id"][lane as usize];
+        let skipping = |partitions: Set| match partitions.iter().next() {
+            None => String::new(),
+            Some(p) if partitions.len() == 1 => format!(", and skips the marker in partition {p}"),
+            Some(_) => ", and skips the markers in both partitions".to_owned(),
+        };
         match *self {
             A::Draw(row) => write!(f, "a request draws id {}", row + 1),
             A::Commit(row) => write!(f, "row {} is committed", row + 1),
@@ -373,7 +394,17 @@ impl fmt::Display for Action {
             A::Replay(row) => write!(f, "a replay writes row {}", row + 1),
             A::LookAhead(r) => write!(f, "{} looks before it takes over", name(r)),
             A::TakeOver(r) => write!(f, "{} takes over and reads the position", name(r)),
-            A::Fence(r, l) => write!(f, "{} ends what is open under {} and fences", name(r), id(l)),
+            A::Fence(r, l, but) => {
+                write!(
+                    f,
+                    "{} ends what is open under {} and fences{}",
+                    name(r),
+                    id(l),
+                    skipping(but)
+                )
+            }
+            A::Confirm(r) => write!(f, "{} finds that something hangs and prolongs its lease", name(r)),
+            A::EndHanging(r, l, p) => write!(f, "{} ends what hangs in partition {p} under {}", name(r), id(l)),
             A::ReadTail(r) => write!(f, "{} reads the tail", name(r)),
             A::Begin(r) => write!(f, "{} writes the first checkpoint of its term", name(r)),
             A::Read(r) => write!(f, "{} reads rows", name(r)),
@@ -389,8 +420,22 @@ impl fmt::Display for Action {
             A::GiveBack(r) => write!(f, "{} gives the lease back", name(r)),
             A::Append(w, p) => write!(f, "the broker appends to partition {p} from {}", producer(w)),
             A::Refuse(w, p, n) => write!(f, "the broker refuses {n} in partition {p} of {}", producer(w)),
-            A::EndTransaction(w) => write!(f, "the broker hears {} ask for the commit", producer(w)),
-            A::TimeOut(l) => write!(f, "the broker aborts what the dead have left under {}", id(l)),
+            A::EndTransaction(w, but) => {
+                write!(
+                    f,
+                    "the broker hears {} ask for the commit{}",
+                    producer(w),
+                    skipping(but)
+                )
+            }
+            A::TimeOut(l, but) => {
+                write!(
+                    f,
+                    "the broker aborts what the dead have left under {}{}",
+                    id(l),
+                    skipping(but)
+                )
+            }
             A::Kill(r) => write!(f, "{} is killed", name(r)),
             A::Freeze(r) => write!(f, "{} sleeps past its lease", name(r)),
             A::Fail(r) => write!(f, "{}'s producer fails", name(r)),
@@ -398,7 +443,9 @@ impl fmt::Display for Action {
             A::Restart => write!(f, "PostgreSQL restarts"),
             A::Stop(r) => write!(f, "{} is asked to stop", name(r)),
             A::Cut(p) => write!(f, "the broker loses the end of partition {p}"),
-            A::AbortByBroker(r, l) => write!(f, "the broker aborts the transaction of {}", of(r, l)),
+            A::AbortByBroker(r, l, but) => {
+                write!(f, "the broker aborts the transaction of {}{}", of(r, l), skipping(but))
+            }
             A::Retain(h) => write!(f, "retention looks at ids {} and {}", h * 2 + 1, h * 2 + 2),
         }
     }

@@ -3,7 +3,6 @@
 use super::{
     Outbox,
     accepting::visible,
-    broker::committed,
     state::{Row, State},
 };
 use crate::sets::Set;
@@ -40,10 +39,10 @@ pub(super) fn broken(model: &Outbox, s: &State) -> Option<&'static str> {
     let poison: Set = (0..model.scope.rows.len() as u8)
         .filter(|id| model.scope.rows[*id as usize].poison)
         .collect();
-    let missing = s.db.settled.without(s.topic.appeared.and(s.topic.lost).and(s.db.dead));
+    let unread = s.db.settled.without(s.topic.appeared.and(s.topic.lost).and(s.db.dead));
     if s.broken.is_some() {
         s.broken
-    } else if !missing.is_empty() && !missing.without(committed(s)).is_empty() {
+    } else if !unread.is_empty() {
         Some(NOTHING_LOST)
     } else if !s.db.closed.common(may_commit).is_empty() {
         Some(CLOSED_IS_NOBODYS)

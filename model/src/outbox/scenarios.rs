@@ -80,6 +80,7 @@ const NO_FAULTS: Faults = Faults {
     stops: 0,
     cuts: 0,
     broker_aborts: 0,
+    skipped_markers: 0,
     retentions: 0,
 };
 const QUIET: Scope = Scope {
@@ -338,6 +339,33 @@ pub const EXACTLY_ONCE_STOPS: Scope = Scope {
     },
     ..TRANSACTIONS
 };
+/// Exactly once: markers are skipped, and a leader or a start sleeps.
+pub const EXACTLY_ONCE_SKIPPED_MARKERS: Scope = Scope {
+    name: "exactly once: two skipped markers and a freeze",
+    rows: &[ROW, ROW, ROW],
+    faults: Faults {
+        skipped_markers: 2,
+        freezes: 1,
+        ..NO_FAULTS
+    },
+    ..TRANSACTIONS
+};
+/// Exactly once: a transaction is decided in one partition, in the other it hangs.
+pub const EXACTLY_ONCE_SKIPPED_IN_ONE_OF_TWO: Scope = Scope {
+    name: "exactly once: skipped markers, two partitions",
+    rows: &[ROW, OTHER, ROW],
+    ..EXACTLY_ONCE_SKIPPED_MARKERS
+};
+/// Exactly once: markers are skipped, and the broker ends transactions, producers fail, a leader is killed.
+pub const EXACTLY_ONCE_SKIPPED_ABORTS: Scope = Scope {
+    name: "exactly once: skipped markers, aborts and failures",
+    rows: &[ROW, ROW, OTHER],
+    faults: Faults {
+        skipped_markers: 2,
+        ..EXACTLY_ONCE_ABORTS.faults
+    },
+    ..TRANSACTIONS
+};
 /// Exactly once: holes.
 pub const EXACTLY_ONCE_HOLES: Scope = Scope {
     name: "exactly once: holes and a kill",
@@ -370,5 +398,8 @@ pub const ALL: &[Scope] = &[
     EXACTLY_ONCE_POISONED,
     EXACTLY_ONCE_ABORTS,
     EXACTLY_ONCE_STOPS,
+    EXACTLY_ONCE_SKIPPED_MARKERS,
+    EXACTLY_ONCE_SKIPPED_IN_ONE_OF_TWO,
+    EXACTLY_ONCE_SKIPPED_ABORTS,
     EXACTLY_ONCE_HOLES,
 ];

@@ -3,7 +3,7 @@
 use super::{
     Outbox,
     accepting::visible,
-    broker::{records, stable},
+    broker::{hangs, records, stable},
     state::{Fate, NOBODY, PARTITIONS, Phase, Record, Relay, State, Wire, lane},
     wrong::Wrong,
 };
@@ -51,7 +51,7 @@ impl Outbox {
 
     /// `init_transactions`: ends what is open under one transactional id, and nobody else commits under it any more. What
     /// is under the other one goes on meanwhile.
-    pub(super) fn fence(&self, s: &mut State, relay: u8, of: u8) -> Option<()> {
+    pub(super) fn fence(&self, s: &mut State, relay: u8, of: u8, skipped: Set) -> Option<()> {
         let r = relay as usize;
         let phase = if self.is(Wrong::TailReadBeforeFencing) {
             Phase::ReadTail
@@ -64,7 +64,9 @@ impl Outbox {
             s.relays[r].lanes[1].wire.session = free_session(s, 1);
         }
         let session = free_session(s, of);
-        if !self.is(Wrong::TransactionalIdOfItsOwn) {
+        if self.is(Wrong::TransactionalIdOfItsOwn) {
+            skipped.is_empty().then_some(())?;
+        } else {
             for other in &mut s.relays {
                 let wire = &mut other.lanes[of as usize].wire;
                 wire.fenced = wire.session != 0;
@@ -72,7 +74,7 @@ impl Outbox {
             for ghost in s.ghosts.iter_mut().filter(|g| lane(g.session) == of) {
                 *ghost = Wire::default();
             }
-            self.decide(s, |session| lane(session) == of, Fate::Aborted);
+            self.decide(s, of, |session| lane(session) == of, Fate::Aborted, skipped)?;
         }
         s.relays[r].lanes[of as usize].wire.session = session;
         if phase == Phase::TookOver && s.relays[r].has_both_ids() {
@@ -81,21 +83,64 @@ impl Outbox {
         Some(())
     }
 
+    /// Something hangs. Only who still has its lease after it took the ids over may end that: whoever takes over from now
+    /// on fences it before it leads.
+    pub(super) fn confirm(&self, s: &mut State, relay: u8) -> Option<()> {
+        let anything_hangs = records(s).any(|r| r.fate == Fate::Hanging);
+        let asks = anything_hangs && !self.is(Wrong::HangingEndedUnderALostLease);
+        (s.relays[relay as usize].phase == Phase::Fenced && asks).then_some(())?;
+        if s.db.holder == relay {
+            s.db.lease = true;
+            s.relays[relay as usize].phase = Phase::Confirmed;
+        } else {
+            self.end_term(s, relay);
+        }
+        Some(())
+    }
+
+    /// An empty record under one transactional id is sent where something hangs, and aborted. The marker ends what hangs.
+    pub(super) fn end_hanging(&self, s: &mut State, relay: u8, id: u8, partition: u8) -> Option<()> {
+        let me = &s.relays[relay as usize];
+        let phase = if self.is(Wrong::HangingEndedUnderALostLease) {
+            Phase::Fenced
+        } else {
+            Phase::Confirmed
+        };
+        (me.phase == phase && hangs(s, id, partition)).then_some(())?;
+        if me.lanes[id as usize].wire.fenced {
+            self.end_term(s, relay);
+            return Some(());
+        }
+        let fate = if self.is(Wrong::HangingEndedWithACommit) {
+            Fate::Committed
+        } else {
+            Fate::Aborted
+        };
+        self.mark(s, |p, r| {
+            (p == partition && r.fate == Fate::Hanging && lane(r.session) == id).then_some(fate)
+        });
+        Some(())
+    }
+
     /// What an earlier leader published that no checkpoint records. Both ids must agree. Waits while anything is
     /// undecided.
     pub(super) fn read_tail(&self, s: &mut State, relay: u8) -> Option<()> {
         let r = relay as usize;
         let fences = self.scope.transactions && !self.is(Wrong::TailReadBeforeFencing);
-        (s.relays[r].phase == if fences { Phase::Fenced } else { Phase::TookOver }).then_some(())?;
+        let is_ready = match s.relays[r].phase {
+            Phase::TookOver => !fences,
+            Phase::Fenced | Phase::Confirmed => fences,
+            _ => false,
+        };
+        is_ready.then_some(())?;
         let all_is_decided = stable(s) == s.topic.log.map(|log| log.len());
-        (all_is_decided || self.is(Wrong::TailReadsUncommitted)).then_some(())?;
+        let waits = !self.is(Wrong::TailReadsUncommitted) && !self.is(Wrong::TailReadUpToWhatIsOpen);
+        (all_is_decided || !waits).then_some(())?;
         let found = s.relays[r].half_read.take().unwrap_or_else(|| self.in_tail(s, r));
         if !self.is(Wrong::TailNotRead) {
             self.settle_found(s, r, found);
         }
-        for p in 0..PARTITIONS {
-            s.relays[r].next[p] = s.topic.log[p].len();
-        }
+        s.relays[r].next = self.tail_ends(s);
         s.relays[r].phase = Phase::ReadTail;
         Some(())
     }
@@ -113,10 +158,10 @@ impl Outbox {
     /// Ids in the tail, from the next offsets; from the beginning where those are out of range.
     fn in_tail(&self, s: &State, r: usize) -> Set {
         let mut found = Set::EMPTY;
-        for p in 0..PARTITIONS {
+        for (p, end) in self.tail_ends(s).into_iter().enumerate() {
             let next = s.relays[r].next[p];
             let begin = if next > s.topic.log[p].len() { 0 } else { next };
-            for byte in s.topic.log[p].iter().skip(begin as usize) {
+            for byte in s.topic.log[p].iter().take(end as usize).skip(begin as usize) {
                 let record = Record::unpack(byte);
                 if record.fate == Fate::Committed || self.is(Wrong::TailReadsUncommitted) {
                     found.add(record.id);
@@ -124,6 +169,15 @@ impl Outbox {
             }
         }
         found
+    }
+
+    /// A reader of committed records ends in front of the first that is undecided.
+    fn tail_ends(&self, s: &State) -> [u8; PARTITIONS] {
+        if self.is(Wrong::TailReadsUncommitted) {
+            s.topic.log.map(|log| log.len())
+        } else {
+            stable(s)
+        }
     }
 
     fn settle_found(&self, s: &mut State, r: usize, mut found: Set) {

@@ -112,6 +112,15 @@ pub enum Fate {
     Open,
     /// Never visible.
     Aborted,
+    /// Not decided, and the coordinator has done with it: here its marker was skipped.
+    Hanging,
+}
+
+impl Fate {
+    /// Readers of committed records stop in front of it.
+    pub fn is_undecided(self) -> bool {
+        matches!(self, Self::Open | Self::Hanging)
+    }
 }
 
 impl Record {
@@ -127,7 +136,8 @@ impl Record {
             fate: match byte >> 6 {
                 0 => Fate::Committed,
                 1 => Fate::Open,
-                _ => Fate::Aborted,
+                2 => Fate::Aborted,
+                _ => Fate::Hanging,
             },
         }
     }
@@ -173,6 +183,8 @@ pub enum Phase {
     TookOver,
     /// Has ended the transactions of whoever led before, under both ids.
     Fenced,
+    /// And has prolonged its lease since, before it ends what hangs.
+    Confirmed,
     /// Has read the topic's tail.
     ReadTail,
     /// Reads, hands over, settles, records.
@@ -251,7 +263,7 @@ pub struct Relay {
     pub lanes: [Lane; LANES],
     /// The lane that records enter.
     pub open: u8,
-    /// Appended, and the report has not come: ids and offsets.
+    /// Appended, and the report has not come: ids and the offsets behind.
     pub reports: [Queue<4>; PARTITIONS],
     /// Of what is on the way, handed over with nothing beside it.
     pub alone: Set,
@@ -259,12 +271,12 @@ pub struct Relay {
     pub one_at_a_time_to: u8,
 }
 
-/// An id and an offset in one byte.
-pub fn placed(id: u8, offset: u8) -> u8 {
-    id | offset << 3
+/// An id and the offset behind its record in one byte.
+pub fn placed(id: u8, behind: u8) -> u8 {
+    id | behind << 3
 }
 
-/// The id and the offset of a report.
+/// The id and the offset behind the record of a report.
 pub fn place(report: u8) -> (u8, u8) {
     (report & 7, report >> 3)
 }
@@ -288,6 +300,8 @@ pub struct Faults {
     pub cuts: u8,
     /// The broker ends a transaction by itself, or an answer to a commit is not to be believed.
     pub broker_aborts: u8,
+    /// A transaction is committed or aborted, and the markers of partitions without a leader are skipped.
+    pub skipped_markers: u8,
     /// Retention runs.
     pub retentions: u8,
 }

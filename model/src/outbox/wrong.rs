@@ -70,6 +70,16 @@ pub enum Wrong {
     LanesChangedBeforeTheReports,
     /// Exactly once: a commit settles what is acknowledged in the other lane, too.
     CommitSettlesBothLanes,
+    /// Exactly once: the tail is read as far as nothing is open, and what is behind is left there.
+    TailReadUpToWhatIsOpen,
+    /// Exactly once: the answer to a commit settles, whether readers see it or not.
+    SettledBeforeItIsSeen,
+    /// Exactly once: a commit is asked for when the one before is answered, and not seen.
+    CommitAskedBeforeTheOneBeforeIsSeen,
+    /// Exactly once: a start ends what hangs with a commit.
+    HangingEndedWithACommit,
+    /// Exactly once: a start ends what hangs, though it may have lost its lease before it took the ids over.
+    HangingEndedUnderALostLease,
 }
 
 /// Each of them, the scope in which it is caught, and the rule that it breaks.
@@ -171,6 +181,31 @@ pub const ALL: &[(Wrong, Scope, &str)] = &[
     (
         Wrong::CommitSettlesBothLanes,
         scenarios::EXACTLY_ONCE,
+        rules::NOTHING_LOST,
+    ),
+    (
+        Wrong::TailReadUpToWhatIsOpen,
+        scenarios::EXACTLY_ONCE_SKIPPED_MARKERS,
+        rules::NO_REPEATS,
+    ),
+    (
+        Wrong::SettledBeforeItIsSeen,
+        scenarios::EXACTLY_ONCE_SKIPPED_MARKERS,
+        rules::NOTHING_LOST,
+    ),
+    (
+        Wrong::CommitAskedBeforeTheOneBeforeIsSeen,
+        scenarios::EXACTLY_ONCE_SKIPPED_MARKERS,
+        rules::ORDER,
+    ),
+    (
+        Wrong::HangingEndedWithACommit,
+        scenarios::EXACTLY_ONCE_SKIPPED_MARKERS,
+        rules::ORDER,
+    ),
+    (
+        Wrong::HangingEndedUnderALostLease,
+        scenarios::EXACTLY_ONCE_SKIPPED_MARKERS,
         rules::NOTHING_LOST,
     ),
 ];
