@@ -104,14 +104,46 @@ pub(super) async fn start(
         match opened {
             Ok(opened) => break opened,
             Err(not_opened) => {
-                match &not_opened {
+                let reason = match not_opened {
                     NotOpened::Halt { reason, log_lost } => {
-                        within(installation::halt(&mut db, reason, *log_lost)).await?;
+                        within(installation::halt(&mut db, &reason, log_lost)).await?;
+                        reason
                     }
-                    NotOpened::Ended { partition, stable } => ended = Some((*partition, *stable)),
-                    NotOpened::Outage(_) => {}
-                }
-                let reason = not_opened.reason();
+                    NotOpened::Hanging {
+                        partition,
+                        stable,
+                        producer,
+                    } => {
+                        ended = Some((partition, stable));
+                        // The lease first: who leads by now may just have committed what hangs there. Whoever takes over
+                        // after this row fences this very producer before it leads.
+                        let sent_at = Instant::now();
+                        let entry = Entry {
+                            next_offsets: beginning.next_offsets.clone(),
+                            ..Entry::default()
+                        };
+                        within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
+                        lease_ends = sent_at + lease.length;
+                        let end = tokio::task::spawn_blocking(move || producer.end_hanging_transaction(partition));
+                        let end = keep_alive(
+                            &mut db,
+                            &mut lease,
+                            &mut lease_ends,
+                            &beginning.next_offsets,
+                            end,
+                            cancel,
+                        );
+                        match end.await? {
+                            Ok(Ok(())) => format!(
+                                "partition {partition} has an open transaction at offset {stable} that Kafka's coordinator \
+                                 does not know as ours: if it is ours all the same, it has been ended now"
+                            ),
+                            Ok(Err(error)) => format!("transactions cannot be used: {error}"),
+                            Err(error) => error.to_string(),
+                        }
+                    }
+                    NotOpened::Outage(reason) => reason,
+                };
                 show_outage(relay, &mut db).await?;
                 if complained.as_ref() != Some(&reason) {
                     tracing::warn!(
@@ -287,13 +319,13 @@ struct ToOpen {
 enum NotOpened {
     /// Nobody's fault: it is tried again.
     Outage(String),
-    /// A transaction was in the way that Kafka's coordinator does not know as ours. If it is, it has been ended: it is
-    /// tried again.
-    Ended {
+    /// A transaction is in the way that Kafka's coordinator does not know as ours. If it is, this producer ends it.
+    Hanging {
         /// Of the topic.
         partition: i32,
         /// Its first offset.
         stable: i64,
+        producer: Producer,
     },
     /// It is tried again, too, and only somebody who mends or accepts it makes it work.
     Halt {
@@ -301,19 +333,6 @@ enum NotOpened {
         /// See [`installation::halt`].
         log_lost: bool,
     },
-}
-
-impl NotOpened {
-    /// For people.
-    fn reason(self) -> String {
-        match self {
-            Self::Outage(reason) | Self::Halt { reason, .. } => reason,
-            Self::Ended { partition, stable } => format!(
-                "partition {partition} has an open transaction at offset {stable} that Kafka's coordinator does not know as \
-                 ours: if it is ours all the same, it has been ended now"
-            ),
-        }
-    }
 }
 
 impl From<TailError> for NotOpened {
@@ -372,15 +391,10 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
                 .take_over_transactions(&cancelled)
                 .map_err(|e| NotOpened::Outage(format!("transactions cannot be used: {}", detailed(producer, &e))))
         };
-        let only_to_end;
-        let ends_transactions = if transactional {
-            Some(&producer)
-        } else if what.left_by == Delivery::ExactlyOnce.as_str() {
-            only_to_end = open(Some(&transactional_ids))?;
-            Some(&only_to_end)
-        } else {
-            None
-        };
+        let only_to_end = (!transactional && what.left_by == Delivery::ExactlyOnce.as_str())
+            .then(|| open(Some(&transactional_ids)))
+            .transpose()?;
+        let ends_transactions = only_to_end.as_ref().or(transactional.then_some(&producer));
         if let Some(producer) = ends_transactions {
             failpoint!(
                 "relay.start.transactions.before",
@@ -405,16 +419,17 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
                 found.entry((f.outbox_id, f.event_id)).or_insert(f);
             }
         });
-        let tail = match (read, ends_transactions) {
-            (Err(TailError::Read(ReadError::Undecided { partition, stable, .. })), Some(producer))
-                if what.ended != Some((partition, stable)) =>
+        let tail = match read {
+            Err(TailError::Read(ReadError::Undecided { partition, stable, .. }))
+                if ends_transactions.is_some() && what.ended != Some((partition, stable)) =>
             {
-                producer.end_hanging_transaction(partition).map_err(|e| {
-                    NotOpened::Outage(format!("transactions cannot be used: {}", detailed(producer, &e)))
-                })?;
-                return Err(NotOpened::Ended { partition, stable });
+                return Err(NotOpened::Hanging {
+                    partition,
+                    stable,
+                    producer: only_to_end.unwrap_or(producer),
+                });
             }
-            (read, _) => read?,
+            read => read?,
         };
         Ok((
             Arc::new(producer),

@@ -325,6 +325,53 @@ async fn what_is_committed_is_not_settled_while_its_readers_do_not_see_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_has_lost_its_lease_ends_nobodys_transaction() {
+    let stage = Stage::new()
+        .await
+        .set("relay.delivery", "exactly-once")
+        // It is prolonged every twenty seconds: not while the open transaction is waited for.
+        .set("relay.lease", "60s");
+    let user = Uuid::new_v4();
+    let api = stage.app_with(&["--role", "api"], &[]).await;
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    api.accept(draft, &token_for(user)).await;
+    let somebody_else = format!("{}.foreign", stage.topic);
+    let (_, _, key) = newest_row(&stage).await;
+    leave_open(&stage, somebody_else, (i64::MAX, Uuid::new_v4(), key)).await;
+    let end = stage.end_of_log().await;
+    let relay = stage.spawn_app(&["--role", "relay"], &[]);
+    let first = format!("{}/%", relay.name);
+    eventually("it has the lease", PATIENCE, async || {
+        // As another replica takes it over, when it has ended.
+        let taken = sqlx::query(
+            "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets)
+             select seq + 1, fence + 1, 'another/', lease_until, delivery, next_offsets from outbox_checkpoints
+             where leader like $1 order by seq desc limit 1",
+        )
+        .bind(&first)
+        .execute(&stage.pool)
+        .await
+        .expect("a row");
+        if taken.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err("it has not")
+        }
+    })
+    .await;
+    eventually("it notices", PATIENCE, async || {
+        let log = relay.log();
+        if log.contains("another replica has taken the lease over") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    assert_eq!(stage.end_of_log().await, end, "{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn switching_the_mode_again_and_again_under_load_loses_and_repeats_nothing() {
     let stage = Stage::new().await;
     let user = Uuid::new_v4();
