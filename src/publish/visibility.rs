@@ -25,8 +25,8 @@ use crate::config;
 pub const VISIBLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For one answer of the brokers.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two looks: from the first to the second, doubling.
-const LOOK_EVERY: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
+/// Before a look, from the first to the second, doubling: markers are written once the commit has been answered.
+const LOOK_AFTER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 /// Readers of committed records do not get to the end of what was committed.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +61,10 @@ impl Visibility {
     /// [`VISIBLE_TIMEOUT`] and one call.
     pub fn wait_for(&self, last: &BTreeMap<i32, i64>) -> Result<(), NotVisible> {
         let give_up = Instant::now() + VISIBLE_TIMEOUT;
-        let mut pause = LOOK_EVERY.0;
+        let mut pause = LOOK_AFTER.0;
         loop {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_AFTER.1);
             let stable = self.stable(last.keys());
             let hidden = last.iter().find_map(|(&partition, &offset)| {
                 let seen = match &stable {
@@ -84,8 +86,6 @@ impl Visibility {
                 Some(hidden) if Instant::now() >= give_up => return Err(hidden),
                 Some(_) => {}
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LOOK_EVERY.1);
         }
     }
 

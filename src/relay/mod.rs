@@ -40,6 +40,8 @@ use crate::{
 /// Payload bytes that are read or handed over and not acknowledged, at most: with [`config::Relay::window`]
 /// it bounds the relay's memory, whatever the backlog.
 pub(crate) const WINDOW_BYTES: usize = 64 << 20;
+/// Times `relay.window`, in exactly-once mode, where one transaction holds `relay.window` records.
+const WINDOWS_OF_TRANSACTIONS: usize = 4;
 /// For one statement of the relay. A server that does not answer within it counts as lost.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two terms that ended with an error: it doubles from the first to the second.
@@ -80,6 +82,15 @@ impl Relay {
     /// The name under which this start of the process leads.
     pub fn leader_name(replica: &str) -> String {
         format!("{replica}/{}", Uuid::new_v4())
+    }
+
+    /// Records that are handed over and not recorded, at most. With transactions nothing of that is repeated, and the
+    /// more one holds, the less its end costs: while one is recorded and one is committed, another is filled.
+    const fn window(&self) -> usize {
+        match self.options.delivery {
+            config::Delivery::AtLeastOnce => self.options.window,
+            config::Delivery::ExactlyOnce => self.options.window * WINDOWS_OF_TRANSACTIONS,
+        }
     }
 
     /// A connection with the relay's session settings.

@@ -359,7 +359,7 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
     if let Ok(limit) = inspector.record_limit().await {
         relay.limit.set(limit);
     }
-    let (kafka, window, limit) = (relay.kafka.clone(), relay.options.window, relay.limit.get());
+    let (kafka, window, limit) = (relay.kafka.clone(), relay.window(), relay.limit.get());
     let ours = relay.options.delivery;
     let guard = Cancel(Arc::new(AtomicBool::new(false)));
     let cancelled = Arc::clone(&guard.0);

@@ -138,7 +138,7 @@ impl Leader<'_> {
             paused: self.seen.paused,
             lease_ends: self.lease_ends,
             barrier: self.barrier,
-            full: self.unrecorded >= self.relay.options.window,
+            full: self.unrecorded >= self.relay.window(),
             taken_by_one: self.window.is_taken_by_one(),
             transaction_closed: self.transactions.as_ref().is_some_and(Transactions::are_closed),
             on_its_way: self.is_anything_on_its_way(),

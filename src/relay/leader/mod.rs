@@ -105,7 +105,7 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
         next_offsets: started.next_offsets,
         offsets_frozen: false,
         producer: started.producer,
-        window: Window::new(relay.options.window),
+        window: Window::new(relay.window()),
         transactions: match relay.options.delivery {
             Delivery::AtLeastOnce => None,
             Delivery::ExactlyOnce => Some(Transactions::new(relay.options.window)),

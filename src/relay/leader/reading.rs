@@ -190,7 +190,7 @@ impl Leader<'_> {
     /// As much as there is room for, and the holes in it; none when there is room for nothing.
     fn plan_read(&self, holes_due: bool) -> Option<(ReadRequest, BTreeSet<i64>)> {
         let taken = self.unrecorded + self.ready.messages.len();
-        let room = self.relay.options.window.saturating_sub(taken);
+        let room = self.relay.window().saturating_sub(taken);
         let bytes = WINDOW_BYTES
             .saturating_sub(self.window.bytes() + self.ready.bytes)
             .min(READ_BYTES);

@@ -54,7 +54,7 @@ impl Leader<'_> {
         if self.recorder.running.is_some() || self.reader.renews {
             return;
         }
-        let crowded = self.receipts.len() * 4 > self.relay.options.window;
+        let crowded = self.receipts.len() * 4 > self.relay.window();
         let due = self.position.has_changes() && (now >= self.recorder.begun_at + pause || self.barrier || crowded);
         let base_due = self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY;
         let renewal_due = (base_due || self.ending) && self.lease_ends <= now + self.lease.length / 2;

@@ -23,9 +23,6 @@ use crate::{
     relay::{End, window::Sent},
 };
 
-/// Records of a transaction, at most; never more than a quarter of the window. While one is committed and the one
-/// before it is being recorded, the next can be filled and acknowledged, and reading goes on.
-const RECORDS: usize = 8192;
 /// Once nothing waits, records enter a transaction for so long after its first: with more of them always on their
 /// way, it would never be all acknowledged, and consumers see none before the commit.
 const OPEN_FOR: Duration = Duration::from_millis(2);
@@ -55,9 +52,10 @@ struct Transaction {
 }
 
 impl Transactions {
-    pub fn new(window: usize) -> Self {
+    /// At most so many records in one.
+    pub fn new(capacity: usize) -> Self {
         Self {
-            capacity: RECORDS.min(window / 4).max(1),
+            capacity,
             open: Transaction::default(),
             sealed: None,
         }
