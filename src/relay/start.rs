@@ -325,7 +325,7 @@ enum NotOpened {
         partition: i32,
         /// Its first offset.
         stable: i64,
-        producer: Producer,
+        producer: Box<Producer>,
     },
     /// It is tried again, too, and only somebody who mends or accepts it makes it work.
     Halt {
@@ -426,7 +426,7 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
                 return Err(NotOpened::Hanging {
                     partition,
                     stable,
-                    producer: only_to_end.unwrap_or(producer),
+                    producer: Box::new(only_to_end.unwrap_or(producer)),
                 });
             }
             read => read?,
