@@ -391,8 +391,7 @@ impl Drop for Reading {
 /// they end. Clocks differ, so an hour more on both sides; a repeat that came later than that is not seen.
 fn plan(reader: &TopicReader<'_>, range: Range, extents: Option<&[Extent]>) -> Result<Vec<Part>, ReadError> {
     let mut parts = Vec::new();
-    for partition in 0..reader.count_partitions()? {
-        let retained = reader.retained(partition)?;
+    for (partition, retained) in (0..).zip(reader.retained()?) {
         let (mut begin, mut end) = (retained.low, retained.high);
         if let Some(extents) = extents {
             let extent = extents.iter().find(|e| e.partition == partition);

@@ -132,7 +132,7 @@ impl From<AuditError> for CliError {
             AuditError::Topic(error @ (ReadError::Kafka(_) | ReadError::Stalled)) => Self::Unreachable(format!(
                 "the topic cannot be read: {error}; `dispatcher doctor` says what keeps it from being"
             )),
-            AuditError::Topic(error @ (ReadError::Undecided { .. } | ReadError::Cancelled)) => {
+            AuditError::Topic(error @ (ReadError::Undecided(_) | ReadError::Cancelled)) => {
                 Self::Failed(anyhow::anyhow!("the topic was not read to its end: {error}"))
             }
         }

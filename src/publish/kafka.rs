@@ -290,19 +290,21 @@ impl Producer {
         })
     }
 
-    /// Ends, in one partition, a hanging transaction of an earlier producer of the same transactional ids: its coordinator
-    /// is done with it, so [`Producer::take_over_transactions`] has succeeded, and it is open all the same (see
-    /// [`visibility`](super::visibility)): readers of committed records wait in front of it for ever. Nothing in it has
-    /// been settled. One empty record of each id is sent there and aborted:
+    /// Ends, in these partitions, hanging transactions of earlier producers of the same transactional ids: their coordinator
+    /// is done with them, so [`Producer::take_over_transactions`] has succeeded, and they are open all the same (see
+    /// [`visibility`](super::visibility)): readers of committed records wait in front of them for ever. Nothing in them has
+    /// been settled. One empty record of each id is sent to each partition and aborted:
     /// the marker ends whatever the id's producer has open in the partition. A transaction of anybody else stays. The
     /// producer is of no use afterwards. Blocks for at most four times [`COMMIT_TIMEOUT`].
-    pub fn end_hanging_transaction(&self, partition: i32) -> Result<(), KafkaError> {
+    pub fn end_hanging_transactions(&self, partitions: &[i32]) -> Result<(), KafkaError> {
         for lane in &self.lanes {
-            let nothing = BaseRecord::<str, str, usize>::with_opaque_to(&self.topic, 0)
-                .partition(partition)
-                .payload("");
-            lane.send(nothing).map_err(|(error, _)| error)?;
-            // An abort purges what has not been sent, and the partition would not be part of the transaction.
+            for partition in partitions {
+                let nothing = BaseRecord::<str, str, usize>::with_opaque_to(&self.topic, 0)
+                    .partition(*partition)
+                    .payload("");
+                lane.send(nothing).map_err(|(error, _)| error)?;
+            }
+            // An abort purges what has not been sent, and its partition would not be part of the transaction.
             lane.flush(COMMIT_TIMEOUT)?;
             lane.abort_transaction(COMMIT_TIMEOUT)?;
         }

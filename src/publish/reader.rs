@@ -24,8 +24,9 @@ use crate::config;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log of which nothing arrives for so long is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// For an open transaction to be ended.
-const DECIDED_TIMEOUT: Duration = Duration::from_secs(10);
+/// For open transactions to be ended, of all partitions. Ours have been; what a coordinator still has to write, and what a
+/// replica that has just been made leader has to learn, takes less.
+const DECIDED_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two looks whether a transaction has been ended.
 const DECIDED_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between two looks at whether the caller has given up.
@@ -40,25 +41,39 @@ pub enum ReadError {
     /// Nothing arrived for a long time.
     #[error("nothing of the topic arrived within {} s", STALL_TIMEOUT.as_secs())]
     Stalled,
-    /// A transaction, ours or somebody else's, stays open.
-    #[error(
-        "partition {partition} has an open transaction at offset {stable}, before its end at {high}: \
-         `kafka-transactions.sh find-hanging` names it"
-    )]
-    Undecided {
-        /// Of the topic.
-        partition: i32,
-        /// Where it begins.
-        stable: i64,
-        /// The high watermark.
-        high: i64,
-    },
+    /// Transactions, ours or somebody else's, stay open, one of each of these partitions.
+    #[error("{}: `kafka-transactions.sh find-hanging` names it", list(.0))]
+    Undecided(Vec<OpenTransaction>),
     /// The topic has no partitions, as far as the broker knows.
     #[error("the topic {0:?} does not exist: create it, with the partitions that you need")]
     NoTopic(String),
     /// The caller gave up.
     #[error("given up")]
     Cancelled,
+}
+
+/// The first transaction of a partition that stays open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Of the topic.
+    pub partition: i32,
+    /// Where it begins.
+    pub stable: i64,
+    /// The high watermark.
+    pub high: i64,
+}
+
+fn list(open: &[OpenTransaction]) -> String {
+    let each = open.iter().map(
+        |OpenTransaction {
+             partition,
+             stable,
+             high,
+         }| {
+            format!("partition {partition} has an open transaction at offset {stable}, before its end at {high}")
+        },
+    );
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// What a reader of the topic sets, whichever it is.
@@ -133,7 +148,7 @@ impl<'a> TopicReader<'a> {
     }
 
     /// How many partitions the topic has.
-    pub fn count_partitions(&self) -> Result<i32, ReadError> {
+    fn count_partitions(&self) -> Result<i32, ReadError> {
         let metadata = self.committed.fetch_metadata(Some(self.topic), CALL_TIMEOUT)?;
         match metadata.topics().first().map_or(0, |t| t.partitions().len()) {
             0 => Err(ReadError::NoTopic(self.topic.to_owned())),
@@ -141,26 +156,36 @@ impl<'a> TopicReader<'a> {
         }
     }
 
-    /// What of a partition is retained, once no transaction in it is open any more. A reader of committed records
+    /// What of each partition is retained, once no transaction in any is open any more. A reader of committed records
     /// ends in front of the first that is, and says that this is the end: what lies behind it would be missed,
-    /// committed or not (<https://issues.apache.org/jira/browse/KAFKA-10167>). Whatever is open of ours has been
-    /// ended; a coordinator that has just been elected may still be writing the markers.
-    pub fn retained(&self, partition: i32) -> Result<Retained, ReadError> {
-        let (low, high) = self.of_the_log.fetch_watermarks(self.topic, partition, CALL_TIMEOUT)?;
+    /// committed or not (<https://issues.apache.org/jira/browse/KAFKA-10167>).
+    pub fn retained(&self) -> Result<Vec<Retained>, ReadError> {
+        let retained = (0..self.count_partitions()?)
+            .map(|partition| {
+                let (low, high) = self.of_the_log.fetch_watermarks(self.topic, partition, CALL_TIMEOUT)?;
+                Ok(Retained { low, high })
+            })
+            .collect::<Result<Vec<_>, KafkaError>>()?;
         let give_up = Instant::now() + DECIDED_TIMEOUT;
         loop {
             self.go_on()?;
-            // For such a reader, the broker answers with the last stable offset.
-            let (_, stable) = self.committed.fetch_watermarks(self.topic, partition, CALL_TIMEOUT)?;
-            if stable >= high {
-                return Ok(Retained { low, high });
+            let mut open = Vec::new();
+            for (partition, Retained { high, .. }) in (0..).zip(&retained) {
+                // For such a reader, the broker answers with the last stable offset.
+                let (_, stable) = self.committed.fetch_watermarks(self.topic, partition, CALL_TIMEOUT)?;
+                if stable < *high {
+                    open.push(OpenTransaction {
+                        partition,
+                        stable,
+                        high: *high,
+                    });
+                }
+            }
+            if open.is_empty() {
+                return Ok(retained);
             }
             if Instant::now() >= give_up {
-                return Err(ReadError::Undecided {
-                    partition,
-                    stable,
-                    high,
-                });
+                return Err(ReadError::Undecided(open));
             }
             std::thread::sleep(DECIDED_LOOK_EVERY);
         }

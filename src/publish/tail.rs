@@ -64,9 +64,7 @@ pub fn read_tail(
     let reader = TopicReader::new(kafka, cancel)?;
     let mut tail = Tail::default();
     let mut spans = Vec::new();
-    let partitions = (0..reader.count_partitions()?)
-        .map(|partition| reader.retained(partition))
-        .collect::<Result<Vec<_>, _>>()?;
+    let partitions = reader.retained()?;
     let ends: Vec<i64> = partitions.iter().map(|retained| retained.high).collect();
     check_log(next_offsets, &ends)?;
     for (partition, retained) in (0_i32..).zip(partitions) {

@@ -29,7 +29,7 @@ use crate::{
     publish::{
         advice::advise,
         kafka::Producer,
-        reader::ReadError,
+        reader::{OpenTransaction, ReadError},
         tail::{self, Found, Tail, TailError},
         topic::TopicInspector,
     },
@@ -77,7 +77,7 @@ pub(super) async fn start(
     let oldest_unsettled = within(store::read_oldest_unsettled(&mut db)).await?;
 
     let mut complained: Option<String> = None;
-    let mut ended = None;
+    let mut ended = Vec::new();
     let (producer, tail, found) = loop {
         let passed = position.passed().clone();
         // Each time anew: an operator may have accepted another identity meanwhile.
@@ -89,7 +89,7 @@ pub(super) async fn start(
             next_offsets: beginning.next_offsets.clone(),
             oldest_unsettled,
             passed,
-            ended,
+            ended: ended.clone(),
         };
         let kafka_part = open_kafka(relay, what);
         let opened = keep_alive(
@@ -109,12 +109,7 @@ pub(super) async fn start(
                         within(installation::halt(&mut db, &reason, log_lost)).await?;
                         reason
                     }
-                    NotOpened::Hanging {
-                        partition,
-                        stable,
-                        producer,
-                    } => {
-                        ended = Some((partition, stable));
+                    NotOpened::Hanging { open, producer } => {
                         // The lease first: who leads by now may just have committed what hangs there. Whoever takes over
                         // after this row fences this very producer before it leads.
                         let sent_at = Instant::now();
@@ -124,7 +119,8 @@ pub(super) async fn start(
                         };
                         within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
                         lease_ends = sent_at + lease.length;
-                        let end = tokio::task::spawn_blocking(move || producer.end_hanging_transaction(partition));
+                        let partitions: Vec<i32> = open.iter().map(|o| o.partition).collect();
+                        let end = tokio::task::spawn_blocking(move || producer.end_hanging_transactions(&partitions));
                         let end = keep_alive(
                             &mut db,
                             &mut lease,
@@ -134,10 +130,15 @@ pub(super) async fn start(
                             cancel,
                         );
                         match end.await? {
-                            Ok(Ok(())) => format!(
-                                "partition {partition} has an open transaction at offset {stable} that Kafka's coordinator \
-                                 does not know as ours: if it is ours all the same, it has been ended now"
-                            ),
+                            Ok(Ok(())) => {
+                                let reason = format!(
+                                    "{} has open transactions that Kafka's coordinator does not know as ours: if they are ours \
+                                     all the same, they have been ended now",
+                                    places(&open)
+                                );
+                                ended.extend(open);
+                                reason
+                            }
                             Ok(Err(error)) => format!("transactions cannot be used: {error}"),
                             Err(error) => error.to_string(),
                         }
@@ -310,21 +311,17 @@ struct ToOpen {
     next_offsets: Vec<i64>,
     oldest_unsettled: Option<chrono::DateTime<chrono::Utc>>,
     passed: crate::outbox::position::Ids,
-    /// The transaction, by partition and first offset, that was ended by the try before: if it is still open, it is
-    /// somebody else's.
-    ended: Option<(i32, i64)>,
+    /// What tries before have ended: a transaction that is still open is somebody else's.
+    ended: Vec<OpenTransaction>,
 }
 
 /// Why Kafka's part of the start did not work.
 enum NotOpened {
     /// Nobody's fault: it is tried again.
     Outage(String),
-    /// A transaction is in the way that Kafka's coordinator does not know as ours. If it is, this producer ends it.
+    /// Transactions are in the way that Kafka's coordinator does not know as ours. If they are, this producer ends them.
     Hanging {
-        /// Of the topic.
-        partition: i32,
-        /// Its first offset.
-        stable: i64,
+        open: Vec<OpenTransaction>,
         producer: Box<Producer>,
     },
     /// It is tried again, too, and only somebody who mends or accepts it makes it work.
@@ -333,6 +330,21 @@ enum NotOpened {
         /// See [`installation::halt`].
         log_lost: bool,
     },
+}
+
+/// By where it begins: more may have been written to it since.
+fn is_ended(ended: &[OpenTransaction], open: &OpenTransaction) -> bool {
+    ended
+        .iter()
+        .any(|e| (e.partition, e.stable) == (open.partition, open.stable))
+}
+
+/// `partition 2 at offset 175, partition 3 at offset 9`.
+fn places(open: &[OpenTransaction]) -> String {
+    let each = open
+        .iter()
+        .map(|o| format!("partition {} at offset {}", o.partition, o.stable));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 impl From<TailError> for NotOpened {
@@ -420,12 +432,11 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
             }
         });
         let tail = match read {
-            Err(TailError::Read(ReadError::Undecided { partition, stable, .. }))
-                if ends_transactions.is_some() && what.ended != Some((partition, stable)) =>
+            Err(TailError::Read(ReadError::Undecided(open)))
+                if ends_transactions.is_some() && !open.iter().all(|o| is_ended(&what.ended, o)) =>
             {
                 return Err(NotOpened::Hanging {
-                    partition,
-                    stable,
+                    open: open.into_iter().filter(|o| !is_ended(&what.ended, o)).collect(),
                     producer: Box::new(only_to_end.unwrap_or(producer)),
                 });
             }

@@ -15,7 +15,7 @@ use crate::support::{
     history::History,
     load::{Load, accept},
     proxy::{Cut, Proxy},
-    records::publish,
+    records::{Record, publish},
     token_for,
 };
 
@@ -32,15 +32,6 @@ async fn transactional_ids(stage: &Stage) -> [String; 2] {
 /// A row's id, its `ce_id` and its key.
 type Row = (i64, Uuid, Uuid);
 
-/// The newest two, oldest first.
-async fn newest_two_rows(stage: &Stage) -> [Row; 2] {
-    let rows: Vec<Row> = sqlx::query_as("select id, event_id, key from outbox_messages order by id desc limit 2")
-        .fetch_all(&stage.pool)
-        .await
-        .expect("rows");
-    [rows[1], rows[0]]
-}
-
 async fn newest_row(stage: &Stage) -> Row {
     sqlx::query_as("select id, event_id, key from outbox_messages order by id desc limit 1")
         .fetch_one(&stage.pool)
@@ -48,13 +39,16 @@ async fn newest_row(stage: &Stage) -> Row {
         .expect("a row")
 }
 
-/// One row in a transaction of each id, both open: so a leader leaves them that is killed while it commits.
-async fn leave_both_open(stage: &Stage) {
-    for (id, row) in transactional_ids(stage)
-        .await
-        .into_iter()
-        .zip(newest_two_rows(stage).await)
-    {
+/// One of the newest rows of these keys in a transaction of each id, both open: so a leader leaves them that is killed
+/// while it commits.
+async fn leave_both_open(stage: &Stage, keys: [Uuid; 2]) {
+    for (id, key) in transactional_ids(stage).await.into_iter().zip(keys) {
+        let newest = "select id, event_id, key from outbox_messages where key = $1 order by id desc limit 1";
+        let row: Row = sqlx::query_as(newest)
+            .bind(key)
+            .fetch_one(&stage.pool)
+            .await
+            .expect("a row");
         leave_open(stage, id, row).await;
     }
 }
@@ -111,17 +105,17 @@ async fn end_what_was_left_open(first: &str, next: &str) {
     let stage = Stage::new().await.set("relay.lease", "1s");
     let user = Uuid::new_v4();
     let token = token_for(user);
-    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let drafts = drafts::insert_many(&stage.pool, user, 2).await;
     let before = stage.app_with(&[], &[("relay.delivery", first)]).await;
-    before.accept(draft, &token).await;
+    before.accept(drafts[0], &token).await;
     stage.records(1).await;
     stage.drained().await;
     before.kill();
 
     let api = stage.app_with(&["--role", "api"], &[]).await;
-    api.accept(draft, &token).await;
-    api.accept(draft, &token).await;
-    leave_both_open(&stage).await;
+    api.accept(drafts[0], &token).await;
+    api.accept(drafts[1], &token).await;
+    leave_both_open(&stage, [drafts[0], drafts[1]]).await;
     let _after = stage.app_with(&[], &[("relay.delivery", next)]).await;
     // Would wait behind an open transaction, or find more.
     let records = stage.records(3).await;
@@ -190,15 +184,23 @@ async fn end_what_hangs(next: &str) {
         .set("relay.delivery", "exactly-once");
     let user = Uuid::new_v4();
     let token = token_for(user);
-    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let drafts = drafts::insert_many(&stage.pool, user, 10).await;
     let before = stage.app().await;
-    before.accept(draft, &token).await;
+    for draft in &drafts {
+        before.accept(*draft, &token).await;
+    }
     stage.drained().await;
     before.kill();
+    // Two whose partitions differ.
+    let records = stage.records_now().await;
+    let key = |record: &Record| record.key.parse::<Uuid>().expect("a key");
+    let other = records.iter().find(|r| r.partition != records[0].partition);
+    let keys = [key(&records[0]), key(other.expect("several partitions"))];
     let api = stage.app_with(&["--role", "api"], &[]).await;
-    api.accept(draft, &token).await;
-    api.accept(draft, &token).await;
-    leave_both_open(&stage).await;
+    for key in keys {
+        api.accept(key, &token).await;
+    }
+    leave_both_open(&stage, keys).await;
     for id in transactional_ids(&stage).await {
         leave_hanging(&stage, &id).await;
     }
@@ -209,8 +211,10 @@ async fn end_what_hangs(next: &str) {
     let after = stage.app_with(&[], &[("relay.delivery", next)]).await;
     stage.drained().await;
     let records = stage.records_now().await;
-    assert_eq!(records.len(), 3, "{records:?}; {}", after.log());
-    assert!(after.log().contains("does not know as ours"), "{}", after.log());
+    assert_eq!(records.len(), 12, "{records:?}; {}", after.log());
+    // Both at once: each look before waits for what may be decided yet.
+    let ended = after.log().matches("does not know as ours").count();
+    assert_eq!(ended, 1, "{}", after.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
