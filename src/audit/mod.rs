@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -39,6 +40,8 @@ use crate::{
 
 /// Records that go from the reading thread to the comparison at once.
 const BATCH: usize = 1_000;
+/// For open transactions to be ended: that of a leader that was killed stays open until the next one begins.
+const DECIDED_WITHIN: Duration = Duration::from_secs(30);
 /// Batches that wait for the comparison, at most.
 const BATCHES: usize = 8;
 /// Ids that one statement looks up.
@@ -391,7 +394,7 @@ impl Drop for Reading {
 /// they end. Clocks differ, so an hour more on both sides; a repeat that came later than that is not seen.
 fn plan(reader: &TopicReader<'_>, range: Range, extents: Option<&[Extent]>) -> Result<Vec<Part>, ReadError> {
     let mut parts = Vec::new();
-    for (partition, retained) in (0..).zip(reader.retained()?) {
+    for (partition, retained) in (0..).zip(reader.retained(DECIDED_WITHIN)?) {
         let (mut begin, mut end) = (retained.low, retained.high);
         if let Some(extents) = extents {
             let extent = extents.iter().find(|e| e.partition == partition);

@@ -281,7 +281,7 @@ pub struct Relay {
     pub lease: Duration,
     /// `relay.delivery`.
     pub delivery: Delivery,
-    /// `relay.window`: records handed over and not yet in a committed checkpoint.
+    /// `relay.window`: records handed over and not yet in a committed checkpoint; in exactly-once mode, of one transaction.
     pub window: usize,
 }
 

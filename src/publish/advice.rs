@@ -93,8 +93,8 @@ pub fn advise(complaint: &str) -> Option<&'static str> {
     } else if any(&["require sasl", "sasl required", "unexpected kafka request"]) {
         "the broker asks for SASL: set security.protocol, sasl.mechanism, sasl.username and sasl.password"
     } else if any(&["transactional id authorization"]) {
-        "the user may not use the transactional id: give it Write and Describe on it (a prefix is enough: the topic's \
-         name), or set relay.delivery to at-least-once"
+        "the user may not use the transactional ids, of which the second ends in `.2`: give it Write and Describe on both \
+         (a prefix is enough: the topic's name), or set relay.delivery to at-least-once"
     } else if any(&["failed to resolve", "name or service not known"]) {
         "the name is unknown here: check kafka.brokers, and advertised.listeners of the brokers"
     } else if any(&["find-hanging"]) {

@@ -197,7 +197,7 @@ pub enum HandOver {
 }
 
 impl Producer {
-    /// Builds a producer. `window` and `window_bytes` bound what the relay hands over; the client's own queue
+    /// Builds a producer. `window` and `window_bytes` bound what the relay hands over; each client's own queue
     /// holds twice that, because back-pressure is the relay's. `record_limit` is the topic's, in bytes.
     ///
     /// # Errors
@@ -320,8 +320,8 @@ impl Producer {
     }
 
     /// Commits a transaction, waits until its readers see all of it, and begins the next in its place. Every report of
-    /// it must have come; `last` is the greatest offset of each of its partitions. Blocks for at most
-    /// [`COMMIT_TIMEOUT`] and [`VISIBLE_TIMEOUT`](super::visibility::VISIBLE_TIMEOUT). An error says nothing of the
+    /// it must have come; `last` is the offset of the last record in each of its partitions. Blocks for at most
+    /// [`COMMIT_TIMEOUT`] and what [`Visibility::wait_for`] takes. An error says nothing of the
     /// outcome, and an answer that took
     /// [`COMMIT_IN_DOUBT_AFTER`] is an error: it may be that of a repeated request (the client repeats after
     /// [`TRANSACTION_BACKOFF`], a fifth more or less), and that one can speak of a transaction that the broker
@@ -375,10 +375,13 @@ impl Producer {
 fn take_over_transactions(lane: &ThreadedProducer<Context>, cancel: &AtomicBool) -> Result<(), KafkaError> {
     let give_up = Instant::now() + TAKE_OVER_TIMEOUT;
     loop {
+        // Whoever has been told to stop must not lock out the next.
+        if cancel.load(Ordering::Relaxed) {
+            return Err(KafkaError::Canceled);
+        }
         match lane.init_transactions(CANCEL_LOOK_EVERY) {
             // The call goes on where it was.
-            Err(KafkaError::Transaction(e))
-                if e.is_retriable() && Instant::now() < give_up && !cancel.load(Ordering::Relaxed) => {}
+            Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < give_up => {}
             other => {
                 other?;
                 return lane.begin_transaction();

@@ -24,9 +24,6 @@ use crate::config;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log of which nothing arrives for so long is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// For open transactions to be ended, of all partitions. Ours have been; what a coordinator still has to write, and what a
-/// replica that has just been made leader has to learn, takes less.
-const DECIDED_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two looks whether a transaction has been ended.
 const DECIDED_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between two looks at whether the caller has given up.
@@ -156,17 +153,17 @@ impl<'a> TopicReader<'a> {
         }
     }
 
-    /// What of each partition is retained, once no transaction in any is open any more. A reader of committed records
+    /// What of each partition is retained, once no transaction in any is open any more, which is waited for. A reader of committed records
     /// ends in front of the first that is, and says that this is the end: what lies behind it would be missed,
     /// committed or not (<https://issues.apache.org/jira/browse/KAFKA-10167>).
-    pub fn retained(&self) -> Result<Vec<Retained>, ReadError> {
+    pub fn retained(&self, decided_within: Duration) -> Result<Vec<Retained>, ReadError> {
         let retained = (0..self.count_partitions()?)
             .map(|partition| {
                 let (low, high) = self.of_the_log.fetch_watermarks(self.topic, partition, CALL_TIMEOUT)?;
                 Ok(Retained { low, high })
             })
             .collect::<Result<Vec<_>, KafkaError>>()?;
-        let give_up = Instant::now() + DECIDED_TIMEOUT;
+        let give_up = Instant::now() + decided_within;
         loop {
             self.go_on()?;
             let mut open = Vec::new();

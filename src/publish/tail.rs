@@ -1,6 +1,6 @@
 //! Reading the topic's tail: what did an earlier leader publish that no checkpoint records?
 
-use std::{ops::ControlFlow, sync::atomic::AtomicBool};
+use std::{ops::ControlFlow, sync::atomic::AtomicBool, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rdkafka::Message;
@@ -15,6 +15,10 @@ use crate::{
 /// Where no offset is known, the tail begins so long before the oldest unsettled row was written: clocks
 /// of broker and database differ.
 pub const CLOCK_ALLOWANCE: TimeDelta = TimeDelta::hours(1);
+
+/// For open transactions to be ended. Ours have been; what a coordinator still has to write, and what a replica that has
+/// just been made leader has to learn, takes less.
+const DECIDED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A record in the topic that may be one of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +68,7 @@ pub fn read_tail(
     let reader = TopicReader::new(kafka, cancel)?;
     let mut tail = Tail::default();
     let mut spans = Vec::new();
-    let partitions = reader.retained()?;
+    let partitions = reader.retained(DECIDED_WITHIN)?;
     let ends: Vec<i64> = partitions.iter().map(|retained| retained.high).collect();
     check_log(next_offsets, &ends)?;
     for (partition, retained) in (0_i32..).zip(partitions) {

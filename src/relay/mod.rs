@@ -37,10 +37,11 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Payload bytes that are read or handed over and not acknowledged, at most: with [`config::Relay::window`]
+/// Payload bytes that are read or handed over and not acknowledged, at most: with [`Relay::window`]
 /// it bounds the relay's memory, whatever the backlog.
 pub(crate) const WINDOW_BYTES: usize = 64 << 20;
-/// Times `relay.window`, in exactly-once mode, where one transaction holds `relay.window` records.
+/// Times `relay.window`, in exactly-once mode, where one transaction holds `relay.window` records: one is filled while one
+/// is committed and one recorded, and what came too late for that one's checkpoint waits for the next.
 const WINDOWS_OF_TRANSACTIONS: usize = 4;
 /// For one statement of the relay. A server that does not answer within it counts as lost.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);

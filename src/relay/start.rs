@@ -39,6 +39,8 @@ use crate::{
 const COMPARED_AT_ONCE: usize = 10_000;
 /// Closed ids that are looked at again at a start: a row under one of them is an alarm, and is sent.
 const CLOSED_CHECKED: usize = 100_000;
+/// A transaction that is still open is ended again: at most so often somebody else's partition gets an empty record.
+const END_AGAIN_AFTER: Duration = Duration::from_mins(1);
 /// Between two tries while Kafka cannot be used.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -120,7 +122,10 @@ pub(super) async fn start(
                         within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
                         lease_ends = sent_at + lease.length;
                         let partitions: Vec<i32> = open.iter().map(|o| o.partition).collect();
-                        let end = tokio::task::spawn_blocking(move || producer.end_hanging_transactions(&partitions));
+                        let end = tokio::task::spawn_blocking(move || {
+                            let ended = producer.end_hanging_transactions(&partitions);
+                            ended.map_err(|e| detailed(&producer, &e))
+                        });
                         let end = keep_alive(
                             &mut db,
                             &mut lease,
@@ -136,7 +141,7 @@ pub(super) async fn start(
                                      all the same, they have been ended now",
                                     places(&open)
                                 );
-                                ended.extend(open);
+                                ended.extend(open.into_iter().map(|o| (o, Instant::now())));
                                 reason
                             }
                             Ok(Err(error)) => format!("transactions cannot be used: {error}"),
@@ -311,8 +316,8 @@ struct ToOpen {
     next_offsets: Vec<i64>,
     oldest_unsettled: Option<chrono::DateTime<chrono::Utc>>,
     passed: crate::outbox::position::Ids,
-    /// What tries before have ended: a transaction that is still open is somebody else's.
-    ended: Vec<OpenTransaction>,
+    /// What tries before have ended, and when: a transaction that is still open is somebody else's.
+    ended: Vec<(OpenTransaction, Instant)>,
 }
 
 /// Why Kafka's part of the start did not work.
@@ -332,11 +337,11 @@ enum NotOpened {
     },
 }
 
-/// By where it begins: more may have been written to it since.
-fn is_ended(ended: &[OpenTransaction], open: &OpenTransaction) -> bool {
-    ended
-        .iter()
-        .any(|e| (e.partition, e.stable) == (open.partition, open.stable))
+/// By where it begins: more may have been written to it since. Not for ever: the marker of our end can be skipped, too.
+fn is_ended(ended: &[(OpenTransaction, Instant)], open: &OpenTransaction) -> bool {
+    ended.iter().any(|(ended, at)| {
+        (ended.partition, ended.stable) == (open.partition, open.stable) && at.elapsed() < END_AGAIN_AFTER
+    })
 }
 
 /// `partition 2 at offset 175, partition 3 at offset 9`.
@@ -380,9 +385,6 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
         let open = |transactional_ids: Option<&[String; 2]>| {
             Producer::new(&kafka, window, WINDOW_BYTES, limit, transactional_ids)
                 .map_err(|e| NotOpened::Outage(e.to_string()))
-        };
-        let detailed = |producer: &Producer, e: &dyn std::fmt::Display| {
-            with_detail(&e.to_string(), producer.reports().complaints().newest())
         };
         let transactional = ours == Delivery::ExactlyOnce;
         let producer = open(transactional.then_some(&transactional_ids))?;
@@ -452,8 +454,10 @@ async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
     .unwrap_or_else(|e: JoinError| Err(NotOpened::Outage(e.to_string())))
 }
 
-fn with_detail(error: &str, detail: Option<String>) -> String {
-    detail.map_or_else(|| error.to_owned(), |d| format!("{error}: {d}"))
+/// With what the client complains of: the cause is only in what it says beside a call.
+fn detailed(producer: &Producer, error: &dyn std::fmt::Display) -> String {
+    let detail = producer.reports().complaints().newest();
+    detail.map_or_else(|| error.to_string(), |d| format!("{error}: {d}"))
 }
 
 /// Tells the blocking part to end when the future is dropped.

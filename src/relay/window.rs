@@ -28,8 +28,10 @@ pub struct Sent {
 /// Slots of a fixed number. A slot's index is what a delivery report carries.
 #[derive(Debug)]
 pub struct Window {
+    /// As many as there have been at once.
     slots: Vec<Option<Sent>>,
     free: Vec<usize>,
+    records: usize,
     bytes: usize,
     alone: bool,
 }
@@ -38,8 +40,9 @@ impl Window {
     /// A window of so many records.
     pub fn new(records: usize) -> Self {
         Self {
-            slots: vec![None; records],
-            free: (0..records).rev().collect(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            records,
             bytes: 0,
             alone: false,
         }
@@ -47,7 +50,14 @@ impl Window {
 
     /// Takes a slot; none when all are taken.
     pub fn enter(&mut self, m: &OutboxMessage, at: Instant, alone: bool) -> Option<usize> {
-        let slot = self.free.pop()?;
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() < self.records => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+            None => return None,
+        };
         let sent = Sent {
             id: m.id,
             job_id: m.job_id,
@@ -73,7 +83,7 @@ impl Window {
 
     /// Forgets all: their reports do not matter any more.
     pub fn clear(&mut self) {
-        *self = Self::new(self.slots.len());
+        *self = Self::new(self.records);
     }
 
     /// Records whose report has not come.

@@ -95,14 +95,10 @@ impl Transactions {
 }
 
 impl Transaction {
-    /// The greatest offset of each partition.
+    /// The offset of each partition's last record; negative where it is not known.
     fn last_offsets(&self) -> BTreeMap<i32, i64> {
-        let mut last = BTreeMap::new();
-        for (_, placed) in &self.delivered {
-            let greatest = last.entry(placed.partition).or_insert(placed.offset);
-            *greatest = placed.offset.max(*greatest);
-        }
-        last
+        let placed = self.delivered.iter().map(|(_, placed)| placed);
+        placed.map(|placed| (placed.partition, placed.offset)).collect()
     }
 }
 
