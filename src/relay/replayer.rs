@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, Executor as _, PgConnection, PgPool};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,8 @@ use crate::outbox::{
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two steps of running replays: what became due in it goes into one transaction.
 const STEP: Duration = Duration::from_millis(100);
+/// For a step to go on: longer than it is waited for.
+const IDLE_TIMEOUT: &str = "set local idle_in_transaction_session_timeout = '15s'";
 /// After a failure of the database.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
@@ -84,6 +86,8 @@ async fn step_on(conn: &mut PgConnection, partition_rows: i64, wake: &Wake) -> s
 
 async fn advance_once(conn: &mut PgConnection) -> sqlx::Result<Option<Progress>> {
     let mut tx = conn.begin().await?;
+    // Whose other end is gone holds the replay's lock until the server gives it up.
+    tx.execute(IDLE_TIMEOUT).await?;
     let progress = advance(&mut tx, Which::Due, Pace::AtRate).await?;
     failpoint!("replay.commit.before", lost);
     tx.commit().await?;

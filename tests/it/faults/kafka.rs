@@ -222,6 +222,23 @@ async fn f31_a_topic_that_is_deleted_kills_no_message_and_goes_on_once_it_is_mad
         .await
         .expect("an answer");
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    // What its partitions acknowledge until then goes with them.
+    eventually("no partition takes anything", PATIENCE, async || {
+        let (brokers, topic) = (stage.servers().kafka.bootstrap(), stage.topic.clone());
+        let taking = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", brokers)
+                .create()
+                .expect("a consumer");
+            let end = |p| consumer.fetch_watermarks(&topic, p, Duration::from_secs(1));
+            (0..6).filter(|p| end(*p).is_ok()).count()
+        });
+        match taking.await.expect("a task") {
+            0 => Ok(()),
+            taking => Err(taking),
+        }
+    })
+    .await;
     let after = someone.accepted(&app, 50).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let dead: i64 = sqlx::query_scalar("select dead from outbox_overview")
