@@ -79,22 +79,7 @@ impl Visibility {
                 // A client without a subscription keeps a leader that is gone in mind for a quarter of an hour.
                 let _ = self.consumer.fetch_metadata(Some(&self.topic), CALL_TIMEOUT);
             }
-            let hidden = last.iter().find_map(|(&partition, &offset)| {
-                let seen = match &stable {
-                    Err(error) => error.to_string(),
-                    Ok(stable) => match stable.get(&partition) {
-                        Some(stable) if *stable > offset => return None,
-                        Some(stable) => format!("they stand at {stable}"),
-                        None => "no broker says where they stand".to_owned(),
-                    },
-                };
-                Some(NotVisible {
-                    partition,
-                    offset,
-                    seen,
-                })
-            });
-            match hidden {
+            match find_hidden(last, stable.as_ref()) {
                 None => return Ok(()),
                 Some(hidden) if Instant::now() >= give_up => return Err(hidden),
                 Some(_) => {}
@@ -125,5 +110,67 @@ impl Visibility {
                 _ => None,
             });
         Ok(known.collect())
+    }
+}
+
+/// A partition whose readers do not get past its offset: they stand in front of it, or nobody says where.
+fn find_hidden(last: &BTreeMap<i32, i64>, stable: Result<&BTreeMap<i32, i64>, &KafkaError>) -> Option<NotVisible> {
+    last.iter().find_map(|(&partition, &offset)| {
+        let seen = match stable {
+            Err(error) => error.to_string(),
+            Ok(stable) => match stable.get(&partition) {
+                Some(stable) if *stable > offset => return None,
+                Some(stable) => format!("they stand at {stable}"),
+                None => "no broker says where they stand".to_owned(),
+            },
+        };
+        Some(NotVisible {
+            partition,
+            offset,
+            seen,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::types::RDKafkaErrorCode;
+
+    use super::*;
+
+    fn hidden(last: &[(i32, i64)], stable: &[(i32, i64)]) -> Option<String> {
+        let [last, stable] = [last, stable].map(|offsets| offsets.iter().copied().collect());
+        find_hidden(&last, Ok(&stable)).map(|hidden| hidden.to_string())
+    }
+
+    #[test]
+    fn readers_have_seen_a_record_only_when_they_stand_behind_it() {
+        assert_eq!(hidden(&[(0, 7), (1, 3)], &[(0, 8), (1, 9)]), None);
+        let said = hidden(&[(0, 7), (1, 3)], &[(0, 8), (1, 3)]).expect("one record that hangs");
+        assert!(
+            said.contains("offset 3 of partition 1") && said.contains("stand at 3"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn where_nobody_says_how_far_readers_get_nothing_has_been_seen() {
+        let said = hidden(&[(0, 7), (1, 3)], &[(0, 8)]).expect("a partition without a leader");
+        assert!(said.contains("no broker says"), "{said}");
+        let error = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+        let last = BTreeMap::from([(0, 7)]);
+        assert!(find_hidden(&last, Err(&error)).is_some());
+    }
+
+    #[test]
+    fn a_record_whose_place_is_not_known_is_not_waited_for() {
+        let config = config::Config::load(&config::Sources::default()).expect("defaults");
+        let visibility = Visibility::new(&config.kafka).expect("a client");
+        let began = Instant::now();
+        let error = visibility
+            .wait_for(&BTreeMap::from([(0, -1001)]))
+            .expect_err("not seen");
+        assert!(error.to_string().contains("without a place"), "{error}");
+        assert!(began.elapsed() < VISIBLE_TIMEOUT);
     }
 }

@@ -4,43 +4,37 @@
 //! Take over, read base and rows, make a new producer and warm it up, read each partition's tail, settle
 //! what is found. What the tail read cannot see is still on the wire: hence the window in the promise.
 
+mod hanging;
+mod opening;
+
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sqlx::PgConnection;
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use super::{End, Memory, Relay, WINDOW_BYTES, within};
+use self::{
+    hanging::Ended,
+    opening::{NotOpened, ToOpen, open_kafka},
+};
+use super::{End, Memory, Relay, within};
 use crate::{
-    config::Delivery,
     outbox::{
         checkpoints::{self, Entry, Lease, Receipt},
         installation, partitions,
         position::Position,
         store,
     },
-    publish::{
-        advice::advise,
-        kafka::Producer,
-        reader::{OpenTransaction, ReadError},
-        tail::{self, Found, Tail, TailError},
-        topic::TopicInspector,
-    },
+    publish::{advice::advise, kafka::Producer, tail::Found},
 };
 
 /// Ids that one statement compares with the rows.
 const COMPARED_AT_ONCE: usize = 10_000;
 /// Closed ids that are looked at again at a start: a row under one of them is an alarm, and is sent.
 const CLOSED_CHECKED: usize = 100_000;
-/// A transaction that is still open is ended again: at most so often somebody else's partition gets an empty record.
-const END_AGAIN_AFTER: Duration = Duration::from_mins(1);
 /// Between two tries while Kafka cannot be used.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -79,7 +73,7 @@ pub(super) async fn start(
     let oldest_unsettled = within(store::read_oldest_unsettled(&mut db)).await?;
 
     let mut complained: Option<String> = None;
-    let mut ended = Vec::new();
+    let mut ended = Ended::default();
     let (producer, tail, found) = loop {
         let passed = position.passed().clone();
         // Each time anew: an operator may have accepted another identity meanwhile.
@@ -111,7 +105,7 @@ pub(super) async fn start(
                         within(installation::halt(&mut db, &reason, log_lost)).await?;
                         reason
                     }
-                    NotOpened::Hanging { open, producer } => {
+                    NotOpened::Hanging(hanging) => {
                         // The lease first: who leads by now may just have committed what hangs there. Whoever takes over
                         // after this row fences this very producer before it leads.
                         let sent_at = Instant::now();
@@ -119,34 +113,21 @@ pub(super) async fn start(
                             next_offsets: beginning.next_offsets.clone(),
                             ..Entry::default()
                         };
-                        within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
+                        let prolonged = within(checkpoints::append(&mut db, &mut lease, &entry, false)).await;
+                        if let Err(error) = prolonged {
+                            hanging.leave().await;
+                            return Err(error.into());
+                        }
                         lease_ends = sent_at + lease.length;
-                        let partitions: Vec<i32> = open.iter().map(|o| o.partition).collect();
-                        let end = tokio::task::spawn_blocking(move || {
-                            let ended = producer.end_hanging_transactions(&partitions);
-                            ended.map_err(|e| detailed(&producer, &e))
-                        });
                         let end = keep_alive(
                             &mut db,
                             &mut lease,
                             &mut lease_ends,
                             &beginning.next_offsets,
-                            end,
+                            hanging.end(&mut ended),
                             cancel,
                         );
-                        match end.await? {
-                            Ok(Ok(())) => {
-                                let reason = format!(
-                                    "{} has open transactions that Kafka's coordinator does not know as ours: if they are ours \
-                                     all the same, they have been ended now",
-                                    places(&open)
-                                );
-                                ended.extend(open.into_iter().map(|o| (o, Instant::now())));
-                                reason
-                            }
-                            Ok(Err(error)) => format!("transactions cannot be used: {error}"),
-                            Err(error) => error.to_string(),
-                        }
+                        end.await?
                     }
                     NotOpened::Outage(reason) => reason,
                 };
@@ -300,173 +281,6 @@ pub(super) fn settle_matching(
         }
     }
     receipts
-}
-
-/// The tail, and which cluster it came from.
-struct ReadTail {
-    tail: Tail,
-    cluster_id: Option<String>,
-}
-
-/// What [`open_kafka`] has to know of the log.
-struct ToOpen {
-    /// The delivery of whoever led before.
-    left_by: String,
-    known: installation::Installation,
-    next_offsets: Vec<i64>,
-    oldest_unsettled: Option<chrono::DateTime<chrono::Utc>>,
-    passed: crate::outbox::position::Ids,
-    /// What tries before have ended, and when: a transaction that is still open is somebody else's.
-    ended: Vec<(OpenTransaction, Instant)>,
-}
-
-/// Why Kafka's part of the start did not work.
-enum NotOpened {
-    /// Nobody's fault: it is tried again.
-    Outage(String),
-    /// Transactions are in the way that Kafka's coordinator does not know as ours. If they are, this producer ends them.
-    Hanging {
-        open: Vec<OpenTransaction>,
-        producer: Box<Producer>,
-    },
-    /// It is tried again, too, and only somebody who mends or accepts it makes it work.
-    Halt {
-        reason: String,
-        /// See [`installation::halt`].
-        log_lost: bool,
-    },
-}
-
-/// By where it begins: more may have been written to it since. Not for ever: the marker of our end can be skipped, too.
-fn is_ended(ended: &[(OpenTransaction, Instant)], open: &OpenTransaction) -> bool {
-    ended.iter().any(|(ended, at)| {
-        (ended.partition, ended.stable) == (open.partition, open.stable) && at.elapsed() < END_AGAIN_AFTER
-    })
-}
-
-/// `partition 2 at offset 175, partition 3 at offset 9`.
-fn places(open: &[OpenTransaction]) -> String {
-    let each = open
-        .iter()
-        .map(|o| format!("partition {} at offset {}", o.partition, o.stable));
-    each.collect::<Vec<_>>().join(", ")
-}
-
-impl From<TailError> for NotOpened {
-    fn from(error: TailError) -> Self {
-        let reason = error.to_string();
-        match error {
-            TailError::LogLost(_) => Self::Halt { reason, log_lost: true },
-            TailError::Read(_) => Self::Outage(reason),
-        }
-    }
-}
-
-type Opened = Result<(Arc<Producer>, ReadTail, Vec<Found>), NotOpened>;
-
-/// Everything of the start that speaks to Kafka.
-async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
-    if let (true, Some(halt)) = (what.known.log_lost, what.known.halt()) {
-        return Err(NotOpened::Halt {
-            reason: halt.reason,
-            log_lost: true,
-        });
-    }
-    let inspector = TopicInspector::new(&relay.kafka).map_err(|e| NotOpened::Outage(e.to_string()))?;
-    if let Ok(limit) = inspector.record_limit().await {
-        relay.limit.set(limit);
-    }
-    let (kafka, window, limit) = (relay.kafka.clone(), relay.window(), relay.limit.get());
-    let ours = relay.options.delivery;
-    let guard = Cancel(Arc::new(AtomicBool::new(false)));
-    let cancelled = Arc::clone(&guard.0);
-    tokio::task::spawn_blocking(move || {
-        let transactional_ids = what.known.transactional_ids(&kafka.topic);
-        let open = |transactional_ids: Option<&[String; 2]>| {
-            Producer::new(&kafka, window, WINDOW_BYTES, limit, transactional_ids)
-                .map_err(|e| NotOpened::Outage(e.to_string()))
-        };
-        let transactional = ours == Delivery::ExactlyOnce;
-        let producer = open(transactional.then_some(&transactional_ids))?;
-        failpoint!("relay.start.producer", NotOpened::Outage("a failpoint".to_owned()));
-        producer
-            .warm_up()
-            .map_err(|e| NotOpened::Outage(detailed(&producer, &e)))?;
-        let cluster_id = inspector.cluster_id();
-        what.known
-            .check(&kafka.topic, cluster_id.as_deref())
-            .map_err(|e| NotOpened::Halt {
-                reason: e.to_string(),
-                log_lost: false,
-            })?;
-        // Before the tail is read: what is open is not in it, and may be committed until it is ended here.
-        let end_what_is_open = |producer: &Producer| {
-            producer
-                .take_over_transactions(&cancelled)
-                .map_err(|e| NotOpened::Outage(format!("transactions cannot be used: {}", detailed(producer, &e))))
-        };
-        let only_to_end = (!transactional && what.left_by == Delivery::ExactlyOnce.as_str())
-            .then(|| open(Some(&transactional_ids)))
-            .transpose()?;
-        let ends_transactions = only_to_end.as_ref().or(transactional.then_some(&producer));
-        if let Some(producer) = ends_transactions {
-            failpoint!(
-                "relay.start.transactions.before",
-                NotOpened::Outage("a failpoint".to_owned())
-            );
-            end_what_is_open(producer)?;
-            failpoint!(
-                "relay.start.transactions.after",
-                NotOpened::Outage("a failpoint".to_owned())
-            );
-        }
-        failpoint!("relay.start.tail.before", NotOpened::Outage("a failpoint".to_owned()));
-        // The offsets of a log that nobody has seen yet, or that an operator has accepted, are not known.
-        let next_offsets = match what.known.topic {
-            Some(_) => &what.next_offsets[..],
-            None => &[],
-        };
-        // One record for each id: the first appearance is the receipt.
-        let mut found = HashMap::new();
-        let read = tail::read_tail(&kafka, next_offsets, what.oldest_unsettled, &cancelled, |f| {
-            if !what.passed.contains(&f.outbox_id) {
-                found.entry((f.outbox_id, f.event_id)).or_insert(f);
-            }
-        });
-        let tail = match read {
-            Err(TailError::Read(ReadError::Undecided(open)))
-                if ends_transactions.is_some() && !open.iter().all(|o| is_ended(&what.ended, o)) =>
-            {
-                return Err(NotOpened::Hanging {
-                    open: open.into_iter().filter(|o| !is_ended(&what.ended, o)).collect(),
-                    producer: Box::new(only_to_end.unwrap_or(producer)),
-                });
-            }
-            read => read?,
-        };
-        Ok((
-            Arc::new(producer),
-            ReadTail { tail, cluster_id },
-            found.into_values().collect(),
-        ))
-    })
-    .await
-    .unwrap_or_else(|e: JoinError| Err(NotOpened::Outage(e.to_string())))
-}
-
-/// With what the client complains of: the cause is only in what it says beside a call.
-fn detailed(producer: &Producer, error: &dyn std::fmt::Display) -> String {
-    let detail = producer.reports().complaints().newest();
-    detail.map_or_else(|| error.to_string(), |d| format!("{error}: {d}"))
-}
-
-/// Tells the blocking part to end when the future is dropped.
-struct Cancel(Arc<AtomicBool>);
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Waits for `work` and prolongs the lease meanwhile.

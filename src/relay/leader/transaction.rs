@@ -162,3 +162,55 @@ impl Leader<'_> {
         !self.window.is_empty() || self.transactions.as_ref().is_some_and(|t| !t.are_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivered(places: &[(i32, i64)]) -> Transaction {
+        let sent = Sent {
+            id: 1,
+            job_id: uuid::Uuid::nil(),
+            created_at: Utc::now(),
+            at: Instant::now(),
+            bytes: 0,
+            alone: false,
+        };
+        let at = |&(partition, offset): &(i32, i64)| (sent, Placed { partition, offset });
+        Transaction {
+            delivered: places.iter().map(at).collect(),
+            ..Transaction::default()
+        }
+    }
+
+    #[test]
+    fn readers_are_asked_for_the_last_record_of_each_partition() {
+        let last = delivered(&[(0, 5), (1, 9), (0, 6), (0, 7)]).last_offsets();
+        assert_eq!(last, BTreeMap::from([(0, 7), (1, 9)]));
+    }
+
+    #[test]
+    fn a_last_record_without_a_place_is_not_hidden_behind_one_that_has_one() {
+        assert_eq!(delivered(&[(0, 5), (0, -1001)]).last_offsets()[&0], -1001);
+    }
+
+    #[tokio::test]
+    async fn what_is_sealed_is_on_its_way_until_its_commit_is_answered() {
+        let mut transactions = Transactions::new(2);
+        assert!(transactions.are_empty());
+        let commit = AbortOnDropHandle::new(tokio::spawn(async { Ok(()) }));
+        transactions.sealed = Some((Transaction::default(), commit));
+        assert!(!transactions.are_empty());
+        assert!(!transactions.are_closed(), "the next one takes records meanwhile");
+        assert!(transactions.answered().await.is_ok());
+    }
+
+    #[test]
+    fn a_full_transaction_takes_no_more() {
+        let mut transactions = Transactions::new(2);
+        for closed in [false, true] {
+            transactions.enter(Instant::now(), 0);
+            assert_eq!(transactions.are_closed(), closed);
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::support::{
     App, Stage, eventually,
     history::{History, Outcome, Request},
     load::send,
-    proxy::{Flow, Proxy, Weather},
+    proxy::{Cut, Flow, Proxy, Weather},
 };
 
 /// Above every time-out of the program.
@@ -25,6 +25,10 @@ struct Linked {
 
 impl Linked {
     async fn new() -> Self {
+        Self::with_postgres(async |port| Proxy::start(port).await).await
+    }
+
+    async fn with_postgres(postgres: impl AsyncFnOnce(u16) -> Proxy) -> Self {
         let port = free_port().expect("a free port");
         let kafka = Proxy::start(port).await;
         let stage = Stage::with_listeners(&Beside {
@@ -32,7 +36,7 @@ impl Linked {
             ..Beside::default()
         })
         .await;
-        let postgres = Proxy::start(stage.servers().postgres.port()).await;
+        let postgres = postgres(stage.servers().postgres.port()).await;
         let redis = Proxy::start(stage.servers().redis.port()).await;
         let mut database = url::Url::parse(&stage.database_url).expect("a URL");
         database.set_port(Some(postgres.port)).expect("a port");
@@ -122,6 +126,51 @@ async fn f42_a_leader_hears_of_what_others_accept_after_its_connections_were_hal
     .await;
 }
 
+/// Starts a replay of all messages, fifty a second.
+async fn replay_all(stage: &Stage) {
+    let user: uuid::Uuid = sqlx::query_scalar("select user_id from jobs limit 1")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a job");
+    let user = user.to_string();
+    let create = [
+        "replay", "create", "--user", &user, "--rate", "50", "--reason", "a test", "--yes",
+    ];
+    let created = stage.run(&create).await;
+    assert!(created.status.success(), "{created:?}");
+}
+
+async fn replayed(stage: &Stage) -> i64 {
+    sqlx::query_scalar("select count(*) from outbox_messages where replay_id is not null")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("rows")
+}
+
+/// Of the statement that ends a step of a replay, as it is first prepared on a connection.
+const ENDS_A_STEP: &[u8] = b"set cursor = $3, replayed = replayed + $4";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_replay_goes_on_after_its_connection_was_half_open_in_the_middle_of_a_step() {
+    let linked = Linked::with_postgres(async |port| Proxy::cutting(port, ENDS_A_STEP, Cut::Stranded).await).await;
+    let someone = Someone::new(&linked.stage, 5).await;
+    let app = linked.stage.app().await;
+    let requests = someone.accepted(&app, 20).await;
+    linked.stage.drained().await;
+    linked.postgres.cut_next(1);
+    replay_all(&linked.stage).await;
+    eventually("it is done", MENDS_ITSELF_WITHIN, async || {
+        match replayed(&linked.stage).await {
+            20 => Ok(()),
+            fewer => Err(format!("{fewer}; {}", app.log())),
+        }
+    })
+    .await;
+    assert_eq!(linked.postgres.cuts_left(), 0, "no step was stranded");
+    linked.stage.drained().await;
+    History::gather(&linked.stage, requests).await.kept();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f42_a_replay_goes_on_after_its_connection_was_half_open() {
     let linked = Linked::new().await;
@@ -129,30 +178,20 @@ async fn f42_a_replay_goes_on_after_its_connection_was_half_open() {
     let app = linked.stage.app().await;
     let requests = someone.accepted(&app, 100).await;
     linked.stage.drained().await;
-    let user: uuid::Uuid = sqlx::query_scalar("select user_id from jobs limit 1")
-        .fetch_one(&linked.stage.pool)
-        .await
-        .expect("a job");
-    let user = user.to_string();
-    let create = [
-        "replay", "create", "--user", &user, "--rate", "50", "--reason", "a test", "--yes",
-    ];
-    assert!(linked.stage.run(&create).await.status.success());
-    let replayed = async || -> i64 {
-        sqlx::query_scalar("select count(*) from outbox_messages where replay_id is not null")
-            .fetch_one(&linked.stage.pool)
-            .await
-            .expect("rows")
-    };
-    eventually("it has begun", MENDS_ITSELF_WITHIN, async || match replayed().await {
-        20.. => Ok(()),
-        fewer => Err(fewer),
+    replay_all(&linked.stage).await;
+    eventually("it has begun", MENDS_ITSELF_WITHIN, async || {
+        match replayed(&linked.stage).await {
+            20.. => Ok(()),
+            fewer => Err(fewer),
+        }
     })
     .await;
     linked.postgres.strand();
-    eventually("it is done", MENDS_ITSELF_WITHIN, async || match replayed().await {
-        100 => Ok(()),
-        fewer => Err(format!("{fewer}; {}", app.log())),
+    eventually("it is done", MENDS_ITSELF_WITHIN, async || {
+        match replayed(&linked.stage).await {
+            100 => Ok(()),
+            fewer => Err(format!("{fewer}; {}", app.log())),
+        }
     })
     .await;
     linked.stage.drained().await;

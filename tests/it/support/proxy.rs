@@ -26,6 +26,8 @@ pub enum Cut {
     AfterTheAnswer,
     /// At once, while the server is at work; the server notices nothing.
     BeforeTheAnswer,
+    /// Half-open: nothing passes on it ever again, and nobody is told.
+    Stranded,
 }
 
 /// How one direction of all connections is at the moment.
@@ -201,7 +203,10 @@ async fn up(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, state: &State) -> End
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
                 .is_ok()
         {
-            return Ended::Hit(cut);
+            return match cut {
+                Cut::Stranded => Ended::Stranded,
+                cut => Ended::Hit(cut),
+            };
         }
     }
 }
