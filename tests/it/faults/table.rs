@@ -294,6 +294,7 @@ const FAULTS: &[Fault] = &[
         &[
             "faults/links::f42_connections_that_are_half_open_are_given_up_and_made_again",
             "faults/links::f42_a_leader_hears_of_what_others_accept_after_its_connections_were_half_open",
+            "faults/links::f42_a_replay_goes_on_after_its_connection_was_half_open_in_the_middle_of_a_step",
             "faults/links::f42_a_replay_goes_on_after_its_connection_was_half_open",
             "faults/links::f42_a_start_whose_first_connection_is_half_open_tries_again",
             "faults/links::f42_a_link_that_is_stopped_in_one_direction_is_an_error_in_bounded_time_and_loses_nothing",
