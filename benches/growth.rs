@@ -27,6 +27,7 @@ const COUNT: i64 = 200_000;
 
 /// All of it.
 pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    stack.wal_ready().await?;
     let points = latency::by_load(stack, settings, &LOADS).await?;
     report.growth(BY_LOAD, "jobs a second", points);
     report.write(&settings.out)?;

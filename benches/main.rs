@@ -91,6 +91,7 @@ async fn measure_both_halves(stack: &Stack, settings: &Settings, report: &mut Re
     let both = settings.wants(&["G6", "G7"]);
     let mut accepted = None;
     if both || settings.wants(&["G1", "G2"]) {
+        stack.wal_ready().await?;
         let measured = accept::measure(stack, settings).await?;
         show_accepted(report, &measured);
         report.write(&settings.out)?;
@@ -131,6 +132,7 @@ async fn measure_peer(stack: &Stack, settings: &Settings, report: &mut Report) -
 }
 
 async fn measure_latency(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    stack.wal_ready().await?;
     let measured = latency::measure(stack, settings).await?;
     for (load, samples, wanted) in [
         ("25 %", &measured.quarter, 1.5),
@@ -251,6 +253,7 @@ async fn measure_exactly_once(stack: &Stack, settings: &Settings, report: &mut R
         report.write(&settings.out)?;
     }
     if settings.wants(&["E2"]) {
+        stack.wal_ready().await?;
         let (once, default) = latency::of_both_modes(stack, settings).await?;
         let (name, other) = (
             "a quarter of the load, exactly once",
