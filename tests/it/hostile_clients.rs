@@ -182,7 +182,7 @@ async fn ten_thousand_idle_connections_cost_little_and_keep_nobody_out() {
         .set("http.header_timeout", "60s");
     let honest = Honest::on(&stage).await;
     honest.is_answered().await;
-    let before = resident(&honest.app);
+    let before = honest.app.resident();
     let started = Instant::now();
     let mut held = Vec::with_capacity(idle);
     while held.len() < idle {
@@ -200,7 +200,7 @@ async fn ten_thousand_idle_connections_cost_little_and_keep_nobody_out() {
     for _ in 0..20 {
         honest.is_answered().await;
     }
-    let grown = resident(&honest.app).saturating_sub(before);
+    let grown = honest.app.resident().saturating_sub(before);
     println!(
         "{idle} idle connections in {:?}: {} kB more, {} bytes each",
         started.elapsed(),
@@ -340,15 +340,4 @@ fn open_files() -> usize {
 fn files_of(app: &App) -> usize {
     let files = fs::read_dir(format!("/proc/{}/fd", app.pid())).expect("its files");
     files.count()
-}
-
-/// Bytes of memory that the program has.
-pub fn resident(app: &App) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", app.pid())).expect("its status");
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .expect("a line");
-    let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kilobytes * 1024
 }

@@ -9,15 +9,12 @@ use std::{
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::{
-    hostile_clients::resident,
-    support::{
-        App, Stage, drafts,
-        history::{History, Outcome, Request},
-        http_client,
-        proxy::{Flow, Proxy, Weather},
-        token_for,
-    },
+use crate::support::{
+    App, Stage, drafts,
+    history::{History, Outcome, Request},
+    http_client,
+    proxy::{Flow, Proxy, Weather},
+    token_for,
 };
 
 /// Each way between service and database. With batches of 4, of which two are in flight, this allows some 80 a second.
@@ -136,9 +133,9 @@ async fn at_three_times_its_capacity_the_service_refuses_the_rest_loses_nothing_
     let capacity = accepted(&all) as f64 / LOOK.as_secs_f64();
     assert_eq!(accepted(&all), all.len(), "nobody is refused who waits for an answer");
 
-    let before = resident(&app);
+    let before = app.resident();
     let over = caller.at_rate(3.0 * capacity).await;
-    let grown = resident(&app).saturating_sub(before);
+    let grown = app.resident().saturating_sub(before);
     let refused = over.len() - accepted(&over);
     let mut waited: Vec<_> = over.iter().filter(|t| t.request.job().is_some()).collect();
     waited.sort_by_key(|t| t.request.answered - t.request.sent);

@@ -162,7 +162,10 @@ const FAULTS: &[Fault] = &[
         23,
         "a broker outage",
         "is not poison, however long",
-        &["outage::a_thousand_jobs_accepted_while_the_broker_is_down_are_in_the_topic_once_each_and_in_order"],
+        &[
+            "outage::a_thousand_jobs_accepted_while_the_broker_is_down_are_in_the_topic_once_each_and_in_order",
+            "outage::an_outage_under_load_loses_nothing_dead_letters_nothing_and_takes_no_memory",
+        ],
     ),
     fault(
         24,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -147,6 +148,17 @@ impl App {
     /// The process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.lock().expect("not poisoned").id() as i32)
+    }
+
+    /// Bytes of memory that the program has.
+    pub fn resident(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("a line");
+        let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
     }
 
     /// SIGKILL, and waits until it is gone.
