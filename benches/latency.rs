@@ -40,6 +40,9 @@ use crate::{
 /// For the last records to arrive.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Jobs a second that never meet: what one costs that waits for nobody.
+const IDLE: f64 = 20.0;
+
 /// One of each, a round.
 #[derive(Debug, Default)]
 pub struct Latencies {
@@ -89,24 +92,36 @@ pub async fn by_load(stack: &Stack, settings: &Settings, parts: &[f64]) -> Resul
     Ok(points)
 }
 
-/// E2: a quarter of the default mode's full load, in exactly-once mode and in the default one, in turns.
-pub async fn of_both_modes(stack: &Stack, settings: &Settings) -> Result<(Vec<Sample>, Vec<Sample>)> {
+/// The same load in exactly-once mode and in the default one, in turns.
+#[derive(Debug, Default)]
+pub struct BothModes {
+    pub once: Vec<Sample>,
+    pub default: Vec<Sample>,
+}
+
+/// E2: a quarter of the default mode's full load; and [`IDLE`] a second, where each record is alone in its transaction.
+pub async fn of_both_modes(stack: &Stack, settings: &Settings) -> Result<(BothModes, BothModes)> {
     let mut default = Stage::new(stack, Delivery::AtLeastOnce).await?;
-    let rate = default.full_load(settings).await? * 0.25;
+    let quarter = default.full_load(settings).await? * 0.25;
     let mut once = Stage::new(stack, Delivery::ExactlyOnce).await?;
-    let (mut of_once, mut of_default) = (Vec::new(), Vec::new());
+    let (mut loaded, mut idle) = (BothModes::default(), BothModes::default());
     for round in 1..=settings.rounds {
-        of_once.push(once.at(stack, rate, settings.seconds).await?);
-        of_default.push(default.at(stack, rate, settings.seconds).await?);
-        println!(
-            "latency, round {round}: p99 {:.2} ms exactly once, {:.2} ms at least once",
-            of_once[round - 1].others["p99_ms"],
-            of_default[round - 1].others["p99_ms"]
-        );
+        for (rate, modes) in [(quarter, &mut loaded), (IDLE, &mut idle)] {
+            let (once, default) = (
+                once.at(stack, rate, settings.seconds).await?,
+                default.at(stack, rate, settings.seconds).await?,
+            );
+            println!(
+                "latency, round {round}: at {rate:.0}/s p99 {:.2} ms exactly once, {:.2} ms at least once",
+                once.others["p99_ms"], default.others["p99_ms"]
+            );
+            modes.once.push(once);
+            modes.default.push(default);
+        }
     }
     once.end(stack).await?;
     default.end(stack).await?;
-    Ok((of_once, of_default))
+    Ok((loaded, idle))
 }
 
 /// G11: transactions a second that PostgreSQL counts in the database of an idle service, which leads.
