@@ -1,6 +1,6 @@
 # `make run` for a first look, `make test` and `make check` before a commit; `make` alone says what there is.
 
-.PHONY: help run test console-test faults faults-long fuzz schemathesis bench check model simulate planted-bugs fmt prerequisites
+.PHONY: help run test console-test faults faults-long fuzz schemathesis bench cells check model simulate planted-bugs fmt prerequisites
 .DEFAULT_GOAL := help
 
 help: ## This text
@@ -35,6 +35,9 @@ console-test: ## The operators' console in Chromium, against the real stack; scr
 
 bench: prerequisites ## The goals of docs/benchmarks.md, measured: two hours; ONLY=G3, ROUNDS=5, BACKLOG=1000000
 	cargo bench --bench goals
+
+cells: prerequisites ## Rates under stress, nine cells of a public benchmark: eight minutes, not part of bench; SECONDS=10
+	ONLY=CELLS ROUNDS=$(or $(ROUNDS),1) cargo bench --bench goals
 
 check: prerequisites ## Format, lints, documents, licences, layering, alert rules, compose file
 	cargo fmt --all --check

@@ -54,10 +54,10 @@ pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Accepted> {
 
 /// Replicas that accept, on one database.
 pub struct Ours {
-    database: Database,
-    topic: String,
+    pub database: Database,
+    pub topic: String,
     pub replicas: Vec<Service>,
-    users: Vec<User>,
+    pub users: Vec<User>,
 }
 
 impl Ours {

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::{Barrier, Mutex, mpsc},
+    sync::Barrier,
     task::JoinSet,
 };
 use uuid::Uuid;
@@ -28,15 +28,38 @@ pub struct User {
     pub drafts: Vec<Uuid>,
 }
 
+impl User {
+    /// The user's drafts without end, from the one at `first` on.
+    pub fn drafts_from(&self, first: usize) -> Drafts {
+        Drafts {
+            ids: self.drafts.clone(),
+            at: first,
+        }
+    }
+}
+
+/// A user's drafts, again and again.
+pub struct Drafts {
+    ids: Vec<Uuid>,
+    at: usize,
+}
+
+impl Drafts {
+    pub fn draw(&mut self) -> Uuid {
+        // A stride that is coprime to the number of drafts visits all of them.
+        self.at = (self.at + 7919) % self.ids.len();
+        self.ids[self.at]
+    }
+}
+
 /// A connection of one user.
 pub struct Client {
     stream: TcpStream,
     inbox: Vec<u8>,
     request: Vec<u8>,
-    /// Where the draft's id is in the request.
-    id_at: usize,
-    drafts: Vec<Uuid>,
-    next: usize,
+    /// What follows the draft's id in a request, but for the key.
+    rest: String,
+    drafts: Drafts,
 }
 
 impl Client {
@@ -44,30 +67,41 @@ impl Client {
     pub async fn connect(address: &str, user: &User, first: usize) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let before = "POST /api/events/";
-        let request = format!(
-            "{before}{}/content-generation HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\n\
-             Content-Length: 0\r\n\r\n",
-            Uuid::nil(),
+        let rest = format!(
+            "/content-generation HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\n",
             user.token
         );
         Ok(Self {
             stream,
             inbox: Vec::with_capacity(4096),
-            request: request.into_bytes(),
-            id_at: before.len(),
-            drafts: user.drafts.clone(),
-            next: first,
+            request: Vec::with_capacity(1024),
+            rest,
+            drafts: user.drafts_from(first),
         })
     }
 
-    /// Asks for a job and waits until it is accepted; anything but 202 is an error.
+    /// Asks for a job of the next draft and waits until it is accepted; anything but 202 is an error.
     pub async fn accept(&mut self) -> Result<Uuid> {
-        // A stride that is coprime to the number of drafts visits all of them.
-        self.next = (self.next + 7919) % self.drafts.len();
+        let draft = self.drafts.draw();
+        self.accept_draft(draft, None).await
+    }
+
+    /// The same of this draft, with this Idempotency-Key. After an error an answer may still come on this connection,
+    /// which would be taken for the next request's: connect anew.
+    pub async fn accept_draft(&mut self, draft: Uuid, key: Option<Uuid>) -> Result<Uuid> {
         let mut text = Uuid::encode_buffer();
-        let id = self.drafts[self.next].hyphenated().encode_lower(&mut text);
-        self.request[self.id_at..self.id_at + id.len()].copy_from_slice(id.as_bytes());
+        self.request.clear();
+        self.request.extend_from_slice(b"POST /api/events/");
+        self.request
+            .extend_from_slice(draft.hyphenated().encode_lower(&mut text).as_bytes());
+        self.request.extend_from_slice(self.rest.as_bytes());
+        if let Some(key) = key {
+            self.request.extend_from_slice(b"Idempotency-Key: ");
+            self.request
+                .extend_from_slice(key.hyphenated().encode_lower(&mut text).as_bytes());
+            self.request.extend_from_slice(b"\r\n");
+        }
+        self.request.extend_from_slice(b"\r\n");
         self.stream.write_all(&self.request).await?;
         loop {
             if let Some((status, body, end)) = parse(&self.inbox)? {
@@ -165,60 +199,4 @@ pub async fn closed_loop<T>(
         all.latency.add(&latency)?;
     }
     Ok((all, before, after))
-}
-
-/// A request that was accepted.
-#[derive(Debug, Clone, Copy)]
-pub struct Accepted {
-    pub job: Uuid,
-    /// When it was to be sent, by the schedule.
-    pub due: Instant,
-    /// When the answer was here.
-    pub answered: Instant,
-}
-
-/// Requests at a fixed rate, whatever the service does: one that finds all connections busy waits, and its time
-/// counts from when it was due. So a stall is not hidden by the requests that it kept from being sent.
-pub async fn open_loop(
-    address: &str,
-    users: &[User],
-    connections: usize,
-    (rate, window): (f64, Duration),
-) -> Result<Vec<Accepted>> {
-    let (schedule, due) = mpsc::unbounded_channel();
-    let due = Arc::new(Mutex::new(due));
-    let mut clients = JoinSet::new();
-    for n in 0..connections {
-        let mut client = Client::connect(address, &users[n % users.len()], n * 97).await?;
-        let due = due.clone();
-        clients.spawn(async move {
-            let mut accepted = Vec::new();
-            loop {
-                let next = due.lock().await.recv().await;
-                let Some(due) = next else {
-                    return anyhow::Ok(accepted);
-                };
-                let job = client.accept().await?;
-                let answered = Instant::now();
-                accepted.push(Accepted { job, due, answered });
-            }
-        });
-    }
-    // A thread, because the runtime's timers have a grain of a millisecond.
-    let pacing = tokio::task::spawn_blocking(move || {
-        let start = Instant::now();
-        for n in 0..(rate * window.as_secs_f64()) as u64 {
-            let due = start + Duration::from_secs_f64(n as f64 / rate);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            if schedule.send(due).is_err() {
-                break;
-            }
-        }
-    });
-    pacing.await?;
-    let mut all = Vec::new();
-    while let Some(done) = clients.join_next().await {
-        all.append(&mut done??);
-    }
-    Ok(all)
 }

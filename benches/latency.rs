@@ -5,40 +5,25 @@
 //! compared with what no outbox can go below: one commit of the same rows, and one record acknowledged with
 //! `linger.ms=0`, each alone on the machine, one after the other.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use hdrhistogram::Histogram;
 use image_job_dispatcher::config::Delivery;
-use parking_lot::Mutex;
-use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    message::Headers,
-};
 use uuid::Uuid;
 
 use crate::{
     accept::CONNECTIONS,
     backlog::{insert_drafts, make_textbook, message, payload},
-    http::{Accepted, User, closed_loop, histogram, open_loop},
+    http::{User, closed_loop, histogram},
+    load::{Accepted, open_loop},
     producer::{Batch, Producer},
     report::{Point, Sample},
     settings::Settings,
-    stack::{Database, PARTITIONS, Service, Stack},
+    stack::{Database, Service, Stack},
     usage::Cpu,
+    watch::Watch,
 };
-
-/// For the last records to arrive.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Jobs a second that never meet: what one costs that waits for nobody.
 const IDLE: f64 = 20.0;
@@ -293,78 +278,4 @@ fn record(histogram: &mut Histogram<u64>, took: Duration) {
 
 fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     histogram.value_at_quantile(quantile) as f64 / 1000.0
-}
-
-/// A consumer that notes when each job's record came.
-struct Watch {
-    seen: Arc<Mutex<HashMap<Uuid, Instant>>>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<()>>,
-}
-
-impl Watch {
-    fn start(stack: &Stack, topic: &str) -> Result<Self> {
-        let consumer: BaseConsumer = stack
-            .kafka_client()
-            .set("group.id", "bench")
-            .set("enable.auto.commit", "false")
-            .create()?;
-        let mut assignment = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
-            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
-        }
-        consumer.assign(&assignment)?;
-        let (seen, stop) = (Arc::new(Mutex::new(HashMap::new())), Arc::new(AtomicBool::new(false)));
-        let thread = {
-            let (seen, stop) = (seen.clone(), stop.clone());
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let Some(record) = consumer.poll(Duration::from_millis(100)) else {
-                        continue;
-                    };
-                    let record = record?;
-                    let now = Instant::now();
-                    let headers = record.headers().context("a record without headers")?;
-                    let subject = headers.iter().find(|header| header.key == "ce_subject");
-                    let job = subject.and_then(|header| std::str::from_utf8(header.value?).ok()?.parse().ok());
-                    // A repeat is not what was waited for.
-                    seen.lock()
-                        .entry(job.context("a record without ce_subject")?)
-                        .or_insert(now);
-                }
-                Ok(())
-            })
-        };
-        Ok(Self { seen, stop, thread })
-    }
-
-    /// What came since the last call.
-    fn taken(&self) -> HashMap<Uuid, Instant> {
-        std::mem::take(&mut *self.seen.lock())
-    }
-
-    /// When the record of each accepted request came.
-    async fn all_of(&self, accepted: &[Accepted]) -> Result<HashMap<Uuid, Instant>> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut seen = HashMap::new();
-        loop {
-            seen.extend(self.taken());
-            if accepted.iter().all(|request| seen.contains_key(&request.job)) {
-                break;
-            }
-            if Instant::now() > deadline {
-                bail!("{} of {} accepted jobs came to the topic", seen.len(), accepted.len());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Ok(seen)
-    }
-
-    fn stop(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        match self.thread.join() {
-            Ok(done) => done,
-            Err(_) => bail!("the consumer panicked"),
-        }
-    }
 }

@@ -1,26 +1,32 @@
 //! `make bench`: the goals of docs/benchmarks.md, each as a ratio in one run.
 //!
 //! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure the
-//! goals, [`events`] what clients that wait cost, [`peer`], [`growth`] and [`footprint`] what stands beside them. [`report`] keeps all of it in
+//! goals, [`events`] what clients that wait cost, [`peer`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates
+//! under stress. [`http`] and [`load`] are the clients, [`watch`] the consumer. [`report`] keeps all of it in
 //! docs/benchmarks.json; [`page`] and [`picture`] make what people read. What is compared, and why it is fair, stands at the
 //! head of each measuring module; [`usage`] reads CPU time from the operating system.
 
 mod accept;
 mod backlog;
+mod cells;
 mod drain;
 mod events;
 mod footprint;
 mod growth;
 mod http;
 mod latency;
+mod load;
 mod page;
 mod peer;
 mod picture;
 mod producer;
 mod report;
+mod run;
 mod settings;
 mod stack;
+mod stress;
 mod usage;
+mod watch;
 
 use anyhow::Result;
 use image_job_dispatcher::config::Delivery;
@@ -82,6 +88,9 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
     }
     if settings.wants(&["GROWTH"]) {
         growth::measure(stack, settings, report).await?;
+    }
+    if settings.wants(&["CELLS"]) {
+        cells::measure(stack, settings, report).await?;
     }
     Ok(())
 }

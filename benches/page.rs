@@ -3,8 +3,10 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
+    cells::{Phase, Round},
     picture::{self, Line, Scale},
-    report::{Figure, Growth, Report, Sample, median, processors},
+    report::{Figure, Growth, Report, Sample, median},
+    run::processors,
     settings::GOALS,
     usage::Cpu,
 };
@@ -55,6 +57,7 @@ pub fn write(report: &Report) -> String {
     }
     sides(report, &runs, &mut text);
     growth(report, &runs, &mut text);
+    cells(report, &runs, &mut text);
     facts(report, &runs, &mut text);
     text += "\n## Runs\n\n";
     for (key, number) in &runs {
@@ -174,6 +177,41 @@ fn growth(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
     }
 }
 
+fn cells(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
+    if report.cells.is_empty() {
+        return;
+    }
+    *text += CELLS;
+    for cell in &report.cells {
+        let rate = |of: fn(&Round) -> f64| thousands(median(&cell.rounds.iter().map(of).collect::<Vec<_>>()));
+        let accepted: usize = cell.rounds.iter().map(|round| round.accepted).sum();
+        let found: usize = cell.rounds.iter().map(|round| round.found).sum();
+        let repeats: i64 = cell.rounds.iter().map(|round| round.repeats).sum();
+        let phase = match cell.phase {
+            Phase::Under => "under",
+            Phase::After => "after",
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {:.1} % ({phase}) | {} | {} | {} | {} | {} | {} |",
+            cell.name,
+            cell.done,
+            rate(|round| round.clean),
+            rate(|round| round.under),
+            rate(|round| round.mean_under),
+            rate(|round| round.accepted_under),
+            rate(|round| round.after),
+            cell.ratio() * 100.0,
+            cell.best,
+            thousands(accepted as f64),
+            accepted - found,
+            thousands(repeats as f64),
+            cell.rounds.len(),
+            runs[cell.run.as_str()]
+        );
+    }
+}
+
 fn facts(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
     if report.facts.is_empty() {
         return;
@@ -290,4 +328,21 @@ const GROWTH: &str = "
 ## Growth
 
 What a job costs when something grows: columns as above.
+";
+
+const CELLS: &str = "
+## Under stress
+
+Made by `make cells`: nine cells of a
+[public benchmark](https://github.com/hardbyte/postgresql-job-queue-benchmarking) of eight PostgreSQL queues, with its
+phases, shortened, and its ratio, beside the best of its figures of 2026-05-09. The load is fixed and offered over HTTP,
+30 % of what the service can do, 45 % before the burst; a request is repeated with its Idempotency-Key until it is
+accepted. Rates are jobs a second that a consumer of the topic has for the first time, the median of a phase's seconds;
+for the stress, which a median sees only where it lasts, the means of what was consumed and of what was accepted stand
+beside it. The ratio is the rate under stress, or in the phase after it, over the clean one before; it is not clipped. A
+service that keeps up with the load has 100 %, and with a higher load as much more. Above that a backlog drains late.
+Every accepted job is looked for in the topic; records beyond one a job, which a kill may cause, are counted apart.
+
+| cell | what is done | clean | under stress | its mean | accepted then, mean | after it | ratio | best published | accepted | lost | repeated | rounds | run |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";

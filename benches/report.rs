@@ -6,16 +6,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    process::Command,
 };
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cells::Measured,
     page,
-    settings::{GOALS, Settings, root},
-    stack::{POSTGRES, Stack},
+    run::Run,
+    settings::{GOALS, Settings},
+    stack::Stack,
     usage::Cpu,
 };
 
@@ -167,18 +168,6 @@ pub struct Fact {
     pub run: String,
 }
 
-/// Where and when, and how to repeat it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Run {
-    pub command: String,
-    pub at: String,
-    pub commit: String,
-    pub machine: String,
-    pub versions: String,
-    /// What else the machine did, as the load average of five minutes says it at the start.
-    pub load_before: f64,
-}
-
 /// All that is known.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -188,6 +177,8 @@ pub struct Report {
     pub growth: BTreeMap<String, Growth>,
     #[serde(default)]
     pub facts: BTreeMap<String, Fact>,
+    #[serde(default)]
+    pub cells: Vec<Measured>,
     pub runs: BTreeMap<String, Run>,
     /// The run that is going on.
     #[serde(skip)]
@@ -244,6 +235,15 @@ impl Report {
         self.facts.insert(name.to_owned(), fact);
     }
 
+    /// Adds, or replaces, what was measured of a cell.
+    pub fn cell(&mut self, measured: Measured) {
+        self.cells.retain(|other| other.name != measured.name);
+        self.cells.push(Measured {
+            run: self.run.clone(),
+            ..measured
+        });
+    }
+
     /// Adds, or replaces, the ratio of two sides' rates.
     pub fn rates(&mut self, goal: &str, what: &str, wanted: Wanted, (ours, theirs): (&str, &str)) {
         let rounds = match (self.sides.get(ours), self.sides.get(theirs)) {
@@ -294,7 +294,9 @@ impl Report {
         let of_sides = self.sides.values().map(|side| side.run.clone());
         let of_growth = self.growth.values().map(|growth| growth.run.clone());
         let of_facts = self.facts.values().map(|fact| fact.run.clone());
-        let used: BTreeSet<_> = of_figures.chain(of_sides).chain(of_growth).chain(of_facts).collect();
+        let of_cells = self.cells.iter().map(|cell| cell.run.clone());
+        let of_others = of_growth.chain(of_facts).chain(of_cells);
+        let used: BTreeSet<_> = of_figures.chain(of_sides).chain(of_others).collect();
         self.runs.retain(|key, _| used.contains(key));
         fs::create_dir_all(out)?;
         fs::write(out.join("benchmarks.json"), serde_json::to_string_pretty(self)? + "\n")?;
@@ -304,81 +306,6 @@ impl Report {
         fs::write(out.join("benchmarks.md"), page::write(self))?;
         Ok(())
     }
-}
-
-impl Run {
-    async fn now(settings: &Settings, stack: &Stack) -> Result<Self> {
-        let postgres: String = sqlx::query_scalar("show server_version")
-            .fetch_one(&mut stack.admin().await?)
-            .await?;
-        let set: Vec<_> = POSTGRES.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let redis = printed("redis-server", &["--version"]);
-        let redis = redis.split_whitespace().find_map(|word| word.strip_prefix("v="));
-        let java = printed("java", &["--version"]);
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        Ok(Self {
-            command: settings.command(),
-            at: chrono::Utc::now().format("%Y-%m-%d %H:%M:%SZ").to_string(),
-            commit: printed(
-                "git",
-                &["-C", &root().display().to_string(), "describe", "--always", "--dirty"],
-            ),
-            machine: machine(),
-            versions: format!(
-                "PostgreSQL {postgres} ({}), Redis {}, Apache Kafka {} on {}, librdkafka {}, {}",
-                set.join(", "),
-                redis.unwrap_or("of an unknown version"),
-                kafka_version().unwrap_or_else(|| "of KAFKA_HOME".to_owned()),
-                java.lines().next().unwrap_or("an unknown Java"),
-                rdkafka::util::get_rdkafka_version().1,
-                printed("rustc", &["--version"])
-            ),
-            load_before: load
-                .split(' ')
-                .nth(1)
-                .and_then(|minutes| minutes.parse().ok())
-                .unwrap_or_default(),
-        })
-    }
-}
-
-fn machine() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown processor", |model| model.trim_start_matches([':', '\t', ' ']));
-    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib: f64 = memory
-        .and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
-        .unwrap_or_default();
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!(
-        "{} cores ({model}), {:.0} GiB, Linux {}",
-        processors(),
-        kib / 1024.0 / 1024.0,
-        kernel.trim()
-    )
-}
-
-pub fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn kafka_version() -> Option<String> {
-    if std::env::var_os("KAFKA_HOME").is_some() {
-        return None;
-    }
-    let mut libs = fs::read_dir(root().join(".dev/kafka-libs")).ok()?.flatten();
-    libs.find_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("kafka-")?.to_owned()))
-}
-
-/// What a program prints, trimmed; empty when it is not there.
-fn printed(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    output.map_or_else(
-        |_| String::new(),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    )
 }
 
 pub fn median(values: &[f64]) -> f64 {

@@ -10,11 +10,13 @@ pub const GOALS: [&str; 16] = [
 ];
 /// What is measured beside them: a peer (for G4), growth, memory, and the time to start.
 pub const BESIDE: [&str; 4] = ["PEER", "GROWTH", "MEMORY", "START"];
+/// Measured only when it is named: the cells of a public benchmark, which have a command of their own, `make cells`.
+pub const APART: [&str; 1] = ["CELLS"];
 
 /// How much is measured, and where the result goes.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `ONLY=G3` or `ONLY=G1,G2`: these; all of [`GOALS`] and [`BESIDE`] when it is not set.
+    /// `ONLY=G3` or `ONLY=G1,G2`: these; all of [`GOALS`] and [`BESIDE`], and nothing of [`APART`], when it is not set.
     pub only: BTreeSet<&'static str>,
     /// `ROUNDS`: how often each side is run, in turns.
     pub rounds: usize,
@@ -30,7 +32,7 @@ impl Settings {
     pub fn from_environment() -> Result<Self> {
         let only = match env::var("ONLY") {
             Ok(list) if !list.trim().is_empty() => list.split(',').map(goal).collect::<Result<_>>()?,
-            _ => all().collect(),
+            _ => usual().collect(),
         };
         let settings = Self {
             only,
@@ -52,10 +54,11 @@ impl Settings {
 
     /// The command that repeats this run.
     pub fn command(&self) -> String {
-        let only: Vec<_> = all().filter(|goal| self.only.contains(goal)).collect();
-        let only = match only.len() {
-            n if n < all().count() => format!(" ONLY={}", only.join(",")),
-            _ => String::new(),
+        let only: Vec<_> = known().filter(|goal| self.only.contains(goal)).collect();
+        let only = if only == usual().collect::<Vec<_>>() {
+            String::new()
+        } else {
+            format!(" ONLY={}", only.join(","))
         };
         format!(
             "make bench{only} ROUNDS={} BACKLOG={} SECONDS={}",
@@ -71,13 +74,19 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn all() -> impl Iterator<Item = &'static str> {
+/// What is measured when nothing is named.
+fn usual() -> impl Iterator<Item = &'static str> {
     GOALS.into_iter().chain(BESIDE)
+}
+
+/// What can be named.
+fn known() -> impl Iterator<Item = &'static str> {
+    usual().chain(APART)
 }
 
 fn goal(name: &str) -> Result<&'static str> {
     let name = name.trim().to_uppercase();
-    let known: Vec<_> = all().collect();
+    let known: Vec<_> = known().collect();
     match known.iter().find(|goal| **goal == name) {
         Some(goal) => Ok(goal),
         None => bail!("ONLY={name}: there is no such goal; there are {}", known.join(", ")),

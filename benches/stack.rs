@@ -50,6 +50,8 @@ pub const POSTGRES: &[(&str, &str)] = &[
     ("min_wal_size", "2GB"),
     ("max_wal_size", "8GB"),
     ("checkpoint_timeout", "1h"),
+    // As many as the public benchmark of `cells.rs` allows, for its 300 idle ones.
+    ("max_connections", "400"),
 ];
 
 /// Segments of the write-ahead log that stand ready, empty, before a measurement: half of `min_wal_size`. A server
@@ -238,6 +240,8 @@ impl Stack {
         let address = || Ok::<_, anyhow::Error>(format!("127.0.0.1:{}", free_port()?));
         let (listen, admin) = (address()?, address()?);
         let settings = [
+            // Who leads is told by it.
+            ("REPLICA__NAME", listen.clone()),
             ("DATABASE__URL", database.url.clone()),
             ("REDIS__URL", self.redis.url()),
             ("KAFKA__BROKERS", self.kafka.bootstrap()),
@@ -257,16 +261,25 @@ impl Stack {
             .args(["serve", "--role", role])
             .stdout(log.try_clone()?)
             .stderr(log);
-        let child = command.spawn().context("cannot start the dispatcher")?;
-        end_with_this_process(&child)?;
-        Ok(Service { child, listen })
+        Ok(Service {
+            child: spawn(&mut command)?,
+            command,
+            listen,
+        })
     }
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    let child = command.spawn().context("cannot start the dispatcher")?;
+    end_with_this_process(&child)?;
+    Ok(child)
 }
 
 /// A running `dispatcher serve`. Dropping kills it.
 pub struct Service {
     child: Child,
-    /// Of the public listener.
+    command: Command,
+    /// Of the public listener; also the replica's name.
     pub listen: String,
 }
 
@@ -302,6 +315,20 @@ impl Service {
         }
     }
 
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        // Ended already: that is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        forget_ended(&self.child);
+    }
+
+    /// Starts it again after [`Self::kill`], at the same address. It is not waited for.
+    pub fn start(&mut self) -> Result<()> {
+        self.child = spawn(&mut self.command)?;
+        Ok(())
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn stop(mut self) -> Result<()> {
         signal::kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?;
@@ -318,10 +345,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // Ended already: that is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        forget_ended(&self.child);
+        self.kill();
     }
 }
 
