@@ -4,7 +4,7 @@ use secrecy::ExposeSecret;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::{CliError, Format};
-use crate::config::Config;
+use crate::{config::Config, outbox::query::without_compiler};
 
 /// The configuration, and how to print.
 #[derive(Debug, Clone)]
@@ -70,6 +70,6 @@ impl Context {
     fn database_options(&self) -> PgConnectOptions {
         let url = self.config.database.url.expose_secret();
         let options: PgConnectOptions = url.parse().expect("Config::load parsed it");
-        options.application_name("dispatcher")
+        without_compiler(options.application_name("dispatcher"))
     }
 }

@@ -107,7 +107,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
 async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
     if args.group {
         let groups = dead_letters::group_dead_letters(conn).await?;
-        let columns = ["error_class", "count", "oldest", "newest", "sample_error"];
+        let columns = ["error_class", "count", "exact", "oldest", "newest", "sample_error"];
         return output::rows(context.output, &columns, &groups);
     }
     let page = DeadPage {

@@ -42,6 +42,7 @@ use crate::{
         openapi::{self, Problems},
         problem::Problem,
     },
+    outbox::query::without_compiler,
     telemetry::Metrics,
 };
 
@@ -81,6 +82,7 @@ pub fn pool(database: &PgConnectOptions, connect_timeout: Duration) -> PgPool {
         .clone()
         .application_name("dispatcher console")
         .options([("statement_timeout", timeout.as_str())]);
+    let options = without_compiler(options);
     PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(connect_timeout)

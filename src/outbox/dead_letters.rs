@@ -42,11 +42,13 @@ pub struct DeadLetter {
 pub struct DeadGroup {
     /// What they have in common.
     pub error_class: String,
-    /// How many.
+    /// How many, counted up to ten thousand.
     pub count: i64,
-    /// When the first died.
+    /// False: there are more.
+    pub exact: bool,
+    /// When the one with the lowest id died.
     pub oldest: DateTime<Utc>,
-    /// When the last died.
+    /// When the one with the greatest id died.
     pub newest: DateTime<Utc>,
     /// The newest one's error.
     pub sample_error: String,
@@ -127,15 +129,42 @@ pub async fn list_dead_letters(conn: &mut PgConnection, page: &DeadPage) -> sqlx
     .await
 }
 
-/// The unresolved ones by class, the largest group first.
+/// Letters of one class that are counted: more is "more than ten thousand" to anybody who reads the number.
+const COUNTED: i64 = 10_000;
+
+/// The unresolved ones by class, the largest group first: from class to class by the index, so that it costs the same
+/// however many there are.
 pub async fn group_dead_letters(conn: &mut PgConnection) -> sqlx::Result<Vec<DeadGroup>> {
+    // An order by class and id is the index's, where one by id alone would be read through another.
     sqlx::query_as(
-        "select error_class, count(*) as count, min(died_at) as oldest, max(died_at) as newest,
-                (array_agg(error order by outbox_id desc))[1] as sample_error,
-                (array_agg(outbox_id order by outbox_id desc))[1:5] as sample_ids
-         from outbox_dead_letters where resolution is null
-         group by error_class order by count(*) desc, error_class",
+        "with recursive classes as (
+             (select error_class from outbox_dead_letters where resolution is null order by error_class limit 1)
+             union all
+             select (select d.error_class from outbox_dead_letters d
+                     where d.resolution is null and d.error_class > c.error_class order by d.error_class limit 1)
+             from classes c where c.error_class is not null
+         )
+         select c.error_class, least(n.count, $1) as count, n.count <= $1 as exact, first.died_at as oldest,
+                last.died_at as newest, last.error as sample_error, last.ids as sample_ids
+         from classes c
+         cross join lateral (
+             select count(*) from (select from outbox_dead_letters d
+                                   where d.resolution is null and d.error_class = c.error_class limit $1 + 1) d
+         ) n
+         cross join lateral (
+             select died_at from outbox_dead_letters d
+             where d.resolution is null and d.error_class = c.error_class
+             order by d.error_class, d.outbox_id limit 1
+         ) first
+         cross join lateral (
+             select (array_agg(died_at))[1] as died_at, (array_agg(error))[1] as error, array_agg(outbox_id) as ids
+             from (select died_at, error, outbox_id from outbox_dead_letters d
+                   where d.resolution is null and d.error_class = c.error_class
+                   order by d.error_class desc, d.outbox_id desc limit 5) d
+         ) last
+         order by n.count desc, c.error_class",
     )
+    .bind(COUNTED)
     .fetch_all(conn)
     .await
 }

@@ -63,10 +63,14 @@ pub async fn read_stats(conn: &mut PgConnection) -> sqlx::Result<Stats> {
 pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
     sqlx::query_as(
         "select o.pending, o.oldest_pending_age_seconds, coalesce(o.published, 0) as published, o.dead, o.leader,
-                (select count(*) from outbox_dead_letters where resolution = 'retried') as dead_retried,
-                (select count(*) from outbox_dead_letters where resolution = 'discarded') as dead_discarded,
+                r.dead_retried, r.dead_discarded,
                 nullif(c.lease_until, '-infinity') as lease_until, c.seq as checkpoint, c.fence
          from outbox_overview o
+         cross join (
+             select count(*) filter (where resolution = 'retried') as dead_retried,
+                    count(*) filter (where resolution = 'discarded') as dead_discarded
+             from outbox_dead_letters where resolution is not null
+         ) r
          left join lateral (
              select seq, fence, lease_until from outbox_checkpoints order by seq desc limit 1
          ) c on true",

@@ -1,28 +1,36 @@
 //! What operators read: pages of messages, one message's whole life, the numbers. Each query uses an index
-//! or is bounded, whatever the size of the log: keyset pages, no OFFSET, no count of the log.
+//! or is bounded ([`mod@scan`]), whatever the size of the log: keyset pages, no OFFSET, no count of the log.
+
+mod scan;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
+pub(super) use self::scan::{Late, bound_ids};
+use self::scan::{Scanned, scan, scan_dead};
 use super::record::OutboxMessage;
-
-/// Rows that one page looks at when no index serves its filter.
-const SCAN_ROWS: i64 = 200_000;
-
-/// Rows that one page looks at when each of them has to be looked up elsewhere too.
-const SCAN_ROWS_LOOKED_UP: i64 = 20_000;
 
 /// Matches are counted up to here: more is "more than a thousand" to anybody who reads the number.
 const COUNTED: i64 = 1_000;
 
 /// Ids on either side of a message among which its neighbours of the same key are looked for: there is no index by
 /// key.
-const NEIGHBOUR_IDS: i64 = 200_000;
+const NEIGHBOUR_IDS: i64 = 50_000;
 
-/// Ids and times rise together, but not strictly: a row may be written so much later than its instant says.
-const SLACK: TimeDelta = TimeDelta::hours(1);
+/// Ids and times rise together, but not strictly: a row may be written so much later than its instant says. A job's is
+/// written within `intake`'s budgets, which are seconds; where a list begins, each second more is looked at for nothing.
+const LATE: Late = Late {
+    from: TimeDelta::hours(1),
+    to: TimeDelta::minutes(1),
+};
+
+/// Settings of a session that reads pages: they are done before PostgreSQL would have compiled their plans, which takes a
+/// tenth of a second and more.
+pub fn without_compiler(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("jit", "off")])
+}
 
 /// Where a message stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema)]
@@ -110,6 +118,12 @@ impl MessageFilter {
         self.error_class.is_some() || self.state == Some(MessageState::Dead)
     }
 
+    /// Something besides the state and the class narrows.
+    fn is_narrowed(&self) -> bool {
+        let times = self.from.is_some() || self.to.is_some();
+        times || self.draft.is_some() || self.user.is_some() || self.replay.is_some()
+    }
+
     /// Ids that are looked for: those of the page and one more, and enough to count.
     fn wanted(&self) -> i64 {
         self.limit.max(COUNTED) + 1
@@ -140,16 +154,22 @@ pub struct MessagePage {
 
 /// Reads one page.
 pub async fn list_messages(conn: &mut PgConnection, filter: &MessageFilter) -> sqlx::Result<MessagePage> {
-    let (lower, upper) = bound_ids(conn, filter.from, filter.to).await?;
+    let (from, to) = times(conn, filter).await?;
+    let (lower, upper) = bound_ids(conn, from, to, LATE).await?;
     let upper = filter.after.map_or(upper, |after| upper.min(after.saturating_sub(1)));
-    let (mut ids, scanned_to) = if let Some(job) = filter.job {
-        (find_of_job(conn, job, filter, upper).await?, None)
+    let Scanned { mut ids, stopped_at } = if let Some(job) = filter.job {
+        Scanned {
+            ids: find_of_job(conn, job, filter, upper).await?,
+            stopped_at: None,
+        }
     } else if filter.is_of_dead() {
-        (find_dead(conn, filter, upper).await?, None)
+        scan_dead(conn, filter, (lower, upper)).await?
     } else {
-        scan(conn, filter, lower, upper).await?
+        scan(conn, filter, (lower, upper)).await?
     };
     let found = ids.len() as i64;
+    // With all that are wanted, it ended before.
+    let scanned_to = stopped_at.filter(|_| found < filter.wanted());
     let matching = Matching {
         count: found.min(COUNTED),
         exact: found <= COUNTED && scanned_to.is_none(),
@@ -168,12 +188,58 @@ pub async fn list_messages(conn: &mut PgConnection, filter: &MessageFilter) -> s
     })
 }
 
-/// Reads the state of messages, newest first.
+/// The time in which all that match were written, as far as it is known. A replay's rows are no older than it, and no
+/// newer than its end.
+async fn times(
+    conn: &mut PgConnection,
+    filter: &MessageFilter,
+) -> sqlx::Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
+    let Some(replay) = filter.replay else {
+        return Ok((filter.from, filter.to));
+    };
+    let known: Option<(DateTime<Utc>, Option<DateTime<Utc>>)> = sqlx::query_as(
+        "select created_at, case when state in ('done', 'cancelled') then changed_at end from outbox_replays where id = $1",
+    )
+    .bind(replay)
+    .fetch_optional(conn)
+    .await?;
+    let (begun, ended) = known.unzip();
+    Ok((
+        filter.from.max(begun),
+        [filter.to, ended.flatten()].into_iter().flatten().min(),
+    ))
+}
+
+/// Reads the state of messages, newest first: what `outbox_status` says of them. The view looks for the receipt of each
+/// message alone, in arrays of thousands; here those of a page, which share few checkpoints, are taken apart once.
 pub async fn read_status(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<MessageStatus>> {
     sqlx::query_as(
-        r#"select id, event_id, job_id, topic, key, state, created_at, published_at, partition, "offset", replay_of,
-                  replay_id, error
-           from outbox_status where id = any($1) order by id desc"#,
+        r#"with settling as materialized (
+               select id, (select max(seq) from (select seq from outbox_checkpoints
+                                                 where settled @> id and not isempty(settled) offset 0) c) as seq
+               from unnest($1) id
+               where not exists (select from outbox_dead_letters d where d.outbox_id = id)
+           ), receipts as materialized (
+               select c.seq, r.*
+               from outbox_checkpoints c
+               cross join lateral unnest(c.receipt_ids, c.receipt_partitions, c.receipt_offsets) r (id, partition, "offset")
+               where c.seq in (select seq from settling) and r.id = any($1)
+           ), published as materialized (
+               select s.id, c.created_at as published_at, r.partition, r."offset"
+               from settling s
+               join outbox_checkpoints c on c.seq = s.seq
+               left join receipts r on r.seq = s.seq and r.id = s.id
+           )
+           select m.id, m.event_id, m.job_id, i.topic, m.key::text as key,
+                  case when d.outbox_id is not null then 'dead'
+                       when m.id <@ (select outbox_settled()) then 'published'
+                       else 'pending' end as state,
+                  m.created_at, p.published_at, p.partition, p."offset", m.replay_of, m.replay_id, d.error
+           from outbox_messages m
+           cross join installation i
+           left join outbox_dead_letters d on d.outbox_id = m.id
+           left join published p on p.id = m.id
+           where m.id = any($1) order by m.id desc"#,
     )
     .persistent(false)
     .bind(ids)
@@ -192,6 +258,8 @@ macro_rules! narrowed {
     };
 }
 
+use narrowed;
+
 /// Binds what [`narrowed!`] asks for.
 macro_rules! narrowed_query {
     ($query:expr, $filter:expr) => {
@@ -204,6 +272,8 @@ macro_rules! narrowed_query {
             .bind($filter.replay)
     };
 }
+
+use narrowed_query;
 
 /// By the job's first message and its replays; both are indexed.
 async fn find_of_job(conn: &mut PgConnection, job: Uuid, filter: &MessageFilter, upper: i64) -> sqlx::Result<Vec<i64>> {
@@ -234,102 +304,6 @@ async fn find_of_job(conn: &mut PgConnection, job: Uuid, filter: &MessageFilter,
         .await
 }
 
-/// By the table of dead letters.
-async fn find_dead(conn: &mut PgConnection, filter: &MessageFilter, upper: i64) -> sqlx::Result<Vec<i64>> {
-    let query = sqlx::query_scalar(concat!(
-        "select d.outbox_id from outbox_dead_letters d join outbox_messages m on m.id = d.outbox_id
-         where ",
-        narrowed!(),
-        " and d.outbox_id <= $6
-          and ($7::text is null or d.error_class = $7)
-         order by d.outbox_id desc limit $8"
-    ));
-    narrowed_query!(query, filter)
-        .bind(upper)
-        .bind(&filter.error_class)
-        .bind(filter.wanted())
-        .fetch_all(conn)
-        .await
-}
-
-#[derive(sqlx::FromRow)]
-struct Scanned {
-    ids: Vec<i64>,
-    looked_at: i64,
-    lowest: Option<i64>,
-}
-
-/// The rows that [`scan`] looks at, `$8` of them at most: with ids from `$6` to `$7`, newest first.
-macro_rules! scan {
-    ($rows:literal) => {
-        concat!(
-            "with scanned as materialized (",
-            $rows,
-            "), matching as (
-                 select m.id from scanned m where ",
-            narrowed!(),
-            "      and (not $9 or (m.id <@ (select outbox_settled())
-                                   and not exists (select from outbox_dead_letters d where d.outbox_id = m.id)))
-                 order by m.id desc limit $10
-             )
-             select array(select id from matching order by id desc) as ids,
-                    (select count(*) from scanned) as looked_at,
-                    (select min(id) from scanned) as lowest"
-        )
-    };
-}
-
-/// All of them, by the primary key.
-const SCAN_ALL: &str = scan!(
-    "select id, key, job_id, replay_id, created_at from outbox_messages
-     where id >= $6 and id <= $7 order by id desc limit $8"
-);
-
-/// Those that are not settled, by the gaps of the settled set: few ranges, however long the log is.
-const SCAN_PENDING: &str = scan!(
-    "select p.*
-     from unnest(int8multirange(int8range($6, greatest($7 + 1, $6))) - (select coalesce(outbox_settled(), '{}'))) gap,
-          lateral (
-              select m.id, m.key, m.job_id, m.replay_id, m.created_at from outbox_messages m
-              where m.id >= lower(gap) and m.id < upper(gap) order by m.id desc limit $8
-          ) p
-     order by p.id desc limit $8"
-);
-
-/// By id downwards, a bounded number of rows. Returns the lowest id looked at when it stopped there.
-async fn scan(
-    conn: &mut PgConnection,
-    filter: &MessageFilter,
-    lower: i64,
-    upper: i64,
-) -> sqlx::Result<(Vec<i64>, Option<i64>)> {
-    let (pending, published) = (
-        filter.state == Some(MessageState::Pending),
-        filter.state == Some(MessageState::Published),
-    );
-    let narrow =
-        filter.draft.is_some() || filter.from.is_some() || filter.to.is_some() || published || filter.replay.is_some();
-    let rows = if filter.user.is_some() {
-        SCAN_ROWS_LOOKED_UP
-    } else if narrow {
-        SCAN_ROWS
-    } else {
-        // Each row matches: no more need to be read than are counted.
-        filter.wanted()
-    };
-    let query = sqlx::query_as(if pending { SCAN_PENDING } else { SCAN_ALL });
-    let found: Scanned = narrowed_query!(query, filter)
-        .bind(lower)
-        .bind(upper)
-        .bind(rows)
-        .bind(published)
-        .bind(filter.wanted())
-        .fetch_one(conn)
-        .await?;
-    let stopped = found.looked_at == rows;
-    Ok((found.ids, found.lowest.filter(|_| stopped)))
-}
-
 /// The messages before and after one, of the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct SameKey {
@@ -356,49 +330,6 @@ pub async fn find_same_key(conn: &mut PgConnection, id: i64, key: Uuid) -> sqlx:
     .bind(NEIGHBOUR_IDS)
     .fetch_one(conn)
     .await
-}
-
-/// The ids between which all rows of a time span lie: by bisection along the primary key, so that neither
-/// end costs a scan.
-pub(super) async fn bound_ids(
-    conn: &mut PgConnection,
-    from: Option<DateTime<Utc>>,
-    to: Option<DateTime<Utc>>,
-) -> sqlx::Result<(i64, i64)> {
-    let top: Option<i64> = sqlx::query_scalar("select max(id) from outbox_messages")
-        .fetch_one(&mut *conn)
-        .await?;
-    let top = top.unwrap_or(0);
-    let lower = match from {
-        Some(from) => first_id_since(conn, from - SLACK, top).await?,
-        None => 1,
-    };
-    let upper = match to {
-        Some(to) => first_id_since(conn, to + SLACK, top).await?.min(top),
-        None => top,
-    };
-    Ok((lower, upper))
-}
-
-/// The lowest id, holes included, from which on all rows up to `top` were written at `at` or later, as far
-/// as ids and times rise together.
-async fn first_id_since(conn: &mut PgConnection, at: DateTime<Utc>, top: i64) -> sqlx::Result<i64> {
-    let (mut low, mut high) = (1, top + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let first: Option<(i64, DateTime<Utc>)> = sqlx::query_as(
-            "select id, created_at from outbox_messages where id >= $1 and id <= $2 order by id limit 1",
-        )
-        .bind(middle)
-        .bind(top)
-        .fetch_optional(&mut *conn)
-        .await?;
-        match first {
-            Some((id, created_at)) if created_at < at => low = id + 1,
-            _ => high = middle,
-        }
-    }
-    Ok(low)
 }
 
 /// Reads one message whole; `None`: it never existed, or was dropped by retention.

@@ -103,14 +103,13 @@ pub(super) async fn list(
 }
 
 impl Asked {
-    /// With what is known of its replay.
+    /// Of a replay that there is.
     async fn filter(self, conn: &mut PgConnection) -> Result<MessageFilter, Problem> {
-        let mut filter = self.narrow()?;
-        if let Some(id) = filter.replay {
-            let replay = read_replay(conn, id).await.map_err(failed)?;
-            let missing = || Problem::new(Code::NotFound).detail(format!("there is no replay {id}"));
-            // A replay's rows are no older than itself, which spares looking at all that is older.
-            filter.from = filter.from.max(Some(replay.ok_or_else(missing)?.created_at));
+        let filter = self.narrow()?;
+        if let Some(id) = filter.replay
+            && read_replay(conn, id).await.map_err(failed)?.is_none()
+        {
+            return Err(Problem::new(Code::NotFound).detail(format!("there is no replay {id}")));
         }
         Ok(filter)
     }

@@ -131,7 +131,7 @@ pub(super) async fn show(
         class_count: groups
             .iter()
             .find(|group| group.error_class == query.class)
-            .map_or_else(String::new, |group| format::number(group.count)),
+            .map_or_else(String::new, |group| format::counted(group.count, group.exact)),
         groups: groups.into_iter().map(|group| shown(group, &query.class)).collect(),
         toggle: address(&query.class, !resolved, None),
         older: last.map(|last| address(&query.class, resolved, Some(last.outbox_id))),
@@ -197,7 +197,7 @@ fn shown(group: DeadGroup, current: &str) -> Group {
         href: class_href(&group.error_class),
         is_current: group.error_class == current,
         class: group.error_class,
-        count: format::number(group.count),
+        count: format::counted(group.count, group.exact),
         first: format::time(group.oldest),
         last: format::time(group.newest),
         error: group.sample_error,

@@ -22,6 +22,12 @@ pub(super) fn number(n: i64) -> String {
     out
 }
 
+/// A count that may have stopped before the end: `10,000+`.
+pub(super) fn counted(n: i64, exact: bool) -> String {
+    let more = if exact { "" } else { "+" };
+    format!("{}{more}", number(n))
+}
+
 /// Messages a second: whole from ten on, else with one decimal.
 pub(super) fn rate(a_second: f64) -> String {
     if a_second >= 9.95 {

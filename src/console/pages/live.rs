@@ -155,7 +155,7 @@ impl Live {
                     .map(|group| Group {
                         href: super::dead::class_href(&group.error_class),
                         class: group.error_class.clone(),
-                        count: format::number(group.count),
+                        count: format::counted(group.count, group.exact),
                         error: group.sample_error.clone(),
                     })
                     .collect()

@@ -148,7 +148,7 @@ async fn one_message_shows_its_whole_life_and_its_neighbours_of_the_same_key() {
     );
     assert_eq!(
         body["same_key"],
-        json!({"previous": all[0], "next": all[4], "looked_at": 200_000})
+        json!({"previous": all[0], "next": all[4], "looked_at": 50_000})
     );
     assert_eq!(
         (&body["job"]["status"], &body["job"]["message"]["state"]),
