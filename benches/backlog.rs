@@ -38,11 +38,6 @@ pub fn payload() -> String {
     payload.to_string()
 }
 
-/// The first of the users that own drafts.
-pub fn first_owner() -> Uuid {
-    user_id(0)
-}
-
 /// A token for a day.
 pub fn token(user: Uuid) -> Result<String> {
     let claims = json!({"sub": user, "exp": Utc::now().timestamp() + 24 * 3600});

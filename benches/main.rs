@@ -1,10 +1,11 @@
 //! `make bench`: the goals of docs/benchmarks.md, each as a ratio in one run.
 //!
 //! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure the
-//! goals, [`events`] what clients that wait cost, [`peer`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates
-//! under stress. [`http`] and [`load`] are the clients, [`watch`] the consumer. [`report`] keeps all of it in
-//! docs/benchmarks.json; [`page`] and [`picture`] make what people read. What is compared, and why it is fair, stands at the
-//! head of each measuring module; [`usage`] reads CPU time from the operating system.
+//! goals, [`events`] what clients that wait cost, [`lists`] (of a [`long_log`]) what operators wait for,
+//! [`peer`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates under stress. [`http`] and [`load`] are
+//! the clients, [`watch`] the consumer. [`report`] keeps all of it in docs/benchmarks.json; [`page`] and [`picture`] make
+//! what people read. What is compared, and why it is fair, stands at the head of each measuring module; [`usage`] reads
+//! CPU time from the operating system.
 
 mod accept;
 mod backlog;
@@ -15,7 +16,9 @@ mod footprint;
 mod growth;
 mod http;
 mod latency;
+mod lists;
 mod load;
+mod long_log;
 mod page;
 mod peer;
 mod picture;
@@ -84,7 +87,7 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
         footprint::start(stack, settings, report).await?;
     }
     if settings.wants(&["LISTS"]) {
-        footprint::lists(stack, settings, report).await?;
+        lists::measure(stack, settings, report).await?;
     }
     if settings.wants(&["GROWTH"]) {
         growth::measure(stack, settings, report).await?;

@@ -265,6 +265,7 @@ impl Stack {
             child: spawn(&mut command)?,
             command,
             listen,
+            admin,
         })
     }
 }
@@ -281,6 +282,8 @@ pub struct Service {
     command: Command,
     /// Of the public listener; also the replica's name.
     pub listen: String,
+    /// Of the operators' listener.
+    pub admin: String,
 }
 
 impl Service {
