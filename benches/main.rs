@@ -1,7 +1,7 @@
 //! `make bench`: the goals of docs/benchmarks.md, each as a ratio in one run.
 //!
 //! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure the
-//! goals, [`events`] what clients that wait cost, [`lists`] (of a [`long_log`]) what operators wait for,
+//! goals, [`events`] what clients that wait cost, [`lists`] (of a [`long_log`]) and [`replay`] what operators wait for,
 //! [`peer`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates under stress. [`http`] and [`load`] are
 //! the clients, [`watch`] the consumer. [`report`] keeps all of it in docs/benchmarks.json; [`page`] and [`picture`] make
 //! what people read. What is compared, and why it is fair, stands at the head of each measuring module; [`usage`] reads
@@ -23,6 +23,7 @@ mod page;
 mod peer;
 mod picture;
 mod producer;
+mod replay;
 mod report;
 mod run;
 mod settings;
@@ -88,6 +89,9 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
     }
     if settings.wants(&["LISTS"]) {
         lists::measure(stack, settings, report).await?;
+    }
+    if settings.wants(&["REPLAY"]) {
+        replay::measure(stack, settings, report).await?;
     }
     if settings.wants(&["GROWTH"]) {
         growth::measure(stack, settings, report).await?;

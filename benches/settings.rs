@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, env, path::PathBuf, str::FromStr, time::Duratio
 use anyhow::{Context, Result, bail};
 
 /// The goals that are measured, in the order in which they are shown.
-pub const GOALS: [&str; 16] = [
-    "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "E1", "E2", "N1", "N2", "LISTS",
+pub const GOALS: [&str; 17] = [
+    "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "E1", "E2", "N1", "N2", "LISTS", "REPLAY",
 ];
 /// What is measured beside them: a peer (for G4), growth, memory, and the time to start.
 pub const BESIDE: [&str; 4] = ["PEER", "GROWTH", "MEMORY", "START"];
