@@ -2,6 +2,7 @@
 //! builds pools, clients and tasks. The commands work straight on the database, so also while the service is
 //! down. Data goes to standard output, messages to standard error.
 
+pub mod acts;
 mod asyncapi;
 pub mod audit;
 mod completions;
@@ -95,6 +96,8 @@ enum Command {
     Pause(pause::PauseArgs),
     /// Hand messages to Kafka again
     Resume(pause::ResumeArgs),
+    /// List who did what, when and why: the operators' log, newest first
+    Acts(acts::Args),
     /// Check PostgreSQL, Redis, Kafka and the outbox; change nothing
     Doctor(doctor::Args),
     /// Drop settled partitions older than outbox.retention, and old idempotency keys
@@ -147,6 +150,7 @@ async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
         Command::Replay(args) => replay::run(&args, &context()?).await,
         Command::Dead(args) => dead::run(&args, &context()?).await,
         Command::Audit(args) => Box::pin(audit::run(&args, &context()?)).await,
+        Command::Acts(args) => acts::run(&args, &context()?).await,
         Command::Pause(args) => pause::pause(&args, &context()?).await,
         Command::Resume(args) => pause::resume(&args, &context()?).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, &context()?)).await,

@@ -40,7 +40,7 @@ pub struct Actor {
 }
 
 /// What an operator can do. The names are the commands' words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Act {
     /// The relay was paused.

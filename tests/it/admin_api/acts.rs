@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Executor as _;
@@ -162,17 +164,21 @@ async fn every_act_of_a_command_is_in_the_operators_log_too() {
     ops(&["replay", "cancel", "op"]).await;
     ops(&["retain"]).await;
     ops(&["retain"]).await;
-    let acts: Vec<(String, Option<String>, String, String)> =
-        sqlx::query_as("select who, role, via, act from operator_acts order by id")
-            .fetch_all(&stage.pool)
-            .await
-            .expect("the log");
-    assert!(
-        acts.iter()
-            .all(|(who, role, via, _)| who == "ops" && role.is_none() && via == "cli"),
-        "{acts:?}"
-    );
-    let acts: Vec<_> = acts.iter().map(|(.., act)| act.as_str()).collect();
+    let list = async |arguments: &[&str]| -> Vec<Value> {
+        let listed = run(&stage, &[&["acts"], arguments].concat()).await.json();
+        listed.as_array().expect("rows").clone()
+    };
+    let rows = list(&[]).await;
+    let by_command = |row: &Value| row["who"] == "ops" && row["role"].is_null() && row["via"] == "cli";
+    assert!(rows.iter().all(by_command), "{rows:?}");
+    let fields: BTreeSet<_> = rows[0].as_object().expect("a row").keys().map(String::as_str).collect();
+    let all_fields = ["act", "at", "detail", "id", "reason", "role", "subject", "via", "who"];
+    assert_eq!(fields, BTreeSet::from(all_fields));
+    let acts: Vec<_> = rows
+        .iter()
+        .rev()
+        .map(|row| row["act"].as_str().expect("an act"))
+        .collect();
     assert_eq!(
         acts,
         [
@@ -188,6 +194,11 @@ async fn every_act_of_a_command_is_in_the_operators_log_too() {
             "retain"
         ]
     );
+    let retried = list(&["--act", "dead-retry", "--who", "ops"]).await;
+    assert_eq!((retried.len(), &retried[0]["reason"]), (1, &"limit raised".into()));
+    assert!(list(&["--who", "somebody else"]).await.is_empty());
+    let newest = rows[0]["id"].to_string();
+    assert_eq!(list(&["--after", &newest, "--limit", "1"]).await, rows[1..2]);
     let changed = sqlx::query("update operator_acts set who = 'nobody'")
         .execute(&stage.pool)
         .await;
