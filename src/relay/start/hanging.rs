@@ -1,5 +1,5 @@
 //! Transactions that hang: Kafka's coordinator is done with them, and in a partition they are open (see
-//! [`visibility`](crate::publish::visibility)).
+//! `publish/visibility.rs`).
 
 use std::time::{Duration, Instant};
 
