@@ -367,8 +367,9 @@ const LISTS: &str = "LISTS";
 const EACH_LIST: &str = "
 ## Each list of a long log
 
-How long an operator waits: over HTTP, for a page of the console, for a command with its start, for a question in psql. A list
-that looked at as many rows as one page may, and says so, is named as bounded.
+How long an operator waits: over HTTP, for a page of the console, for a command with its start, for a question in psql. Each is
+asked for eleven times, one after the other, of a database that does nothing else. A list that looked at as many rows as one
+page may, and says so, is named as bounded.
 
 | list | takes | lowest to highest |
 |---|---|---|

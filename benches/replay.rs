@@ -91,6 +91,10 @@ async fn replay(stack: &Stack, count: i64) -> Result<Sample> {
     let seconds = began.elapsed().as_secs_f64();
     let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
     let resident = peak_resident(service.pid())? / MIB;
+    ensure!(
+        look.count()? == 2 * count,
+        "there are more records than messages that were sent"
+    );
     let seen = tokio::task::block_in_place(|| count_of(stack, &topic, 2 * count, id))?;
     ensure!(
         seen == count as usize,

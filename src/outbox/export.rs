@@ -7,7 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use sqlx::PgConnection;
 
-use super::query::{self, MessageFilter, MessageStatus};
+use super::query::{self, Late, MessageFilter, MessageStatus};
 
 /// Rows that are in memory at once.
 const PAGE: i64 = 1_000;
@@ -74,7 +74,7 @@ impl Export {
         if self.ended {
             return Ok(None);
         }
-        let page = query::list_messages(conn, &self.filter).await?;
+        let page = query::list_messages_as_late(conn, &self.filter, Late::AT_MOST).await?;
         let bytes = match self.format {
             ExportFormat::Csv => csv_of_page(&page.rows, !self.begun),
             ExportFormat::Ndjson => ndjson_of_page(&page.rows),

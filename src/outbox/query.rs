@@ -21,6 +21,7 @@ const NEIGHBOUR_IDS: i64 = 50_000;
 
 /// Ids and times rise together, but not strictly: a row may be written so much later than its instant says. A job's is
 /// written within `intake`'s budgets, which are seconds; where a list begins, each second more is looked at for nothing.
+/// After PostgreSQL's clock was set back by more, as by a standby that was promoted, a list's page can miss a row.
 const LATE: Late = Late {
     from: TimeDelta::hours(1),
     to: TimeDelta::minutes(1),
@@ -154,8 +155,22 @@ pub struct MessagePage {
 
 /// Reads one page.
 pub async fn list_messages(conn: &mut PgConnection, filter: &MessageFilter) -> sqlx::Result<MessagePage> {
+    list_messages_as_late(conn, filter, LATE).await
+}
+
+/// Reads one page, among rows that may be as late as `late` says.
+pub(super) async fn list_messages_as_late(
+    conn: &mut PgConnection,
+    filter: &MessageFilter,
+    late: Late,
+) -> sqlx::Result<MessagePage> {
     let (from, to) = times(conn, filter).await?;
-    let (lower, upper) = bound_ids(conn, from, to, LATE).await?;
+    let (lower, upper) = bound_ids(conn, from, to, late).await?;
+    // What retention has dropped needs no look; a resolved dead letter stays when its message goes.
+    let oldest: Option<i64> = sqlx::query_scalar("select min(id) from outbox_messages")
+        .fetch_one(&mut *conn)
+        .await?;
+    let lower = lower.max(oldest.unwrap_or(1));
     let upper = filter.after.map_or(upper, |after| upper.min(after.saturating_sub(1)));
     let Scanned { mut ids, stopped_at } = if let Some(job) = filter.job {
         Scanned {

@@ -1,17 +1,11 @@
 //! What an audit compares the topic with: receipts, frozen at one moment, and the rows behind them.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _};
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::outbox::query::{Late, bound_ids};
-
-/// A row may be written so much later than its instant says: more than it ever is, for here a miss would be a lie.
-const LATE: Late = Late {
-    from: TimeDelta::hours(1),
-    to: TimeDelta::hours(1),
-};
 
 /// Which messages an audit is about: by when they were written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,7 +84,7 @@ impl<'c> Receipts<'c> {
         let at = sqlx::query_scalar("select clock_timestamp()")
             .fetch_one(&mut *tx)
             .await?;
-        let (lower, upper) = bound_ids(&mut tx, range.from, range.to, LATE).await?;
+        let (lower, upper) = bound_ids(&mut tx, range.from, range.to, Late::AT_MOST).await?;
         Ok(Self {
             tx,
             range,

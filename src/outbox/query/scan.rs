@@ -35,8 +35,8 @@ const SCAN_ALL: &str = concat!(
      order by m.id desc limit $9"
 );
 
-/// Those that are not settled, by the gaps of the settled set, few ranges, however long the log is: `$8` ids in gaps at
-/// most, and `$9` rows. The gap in which that ends is cut.
+/// Those that are not settled, by the gaps of the settled set, a range for what is pending and one for each id that was
+/// rolled back, however long the log is: `$8` ids in gaps at most, and `$9` rows. The gap in which that ends is cut.
 const SCAN_PENDING: &str = concat!(
     "with gaps as materialized (
          select lower(gap) as low, upper(gap) - 1 as high,
@@ -63,11 +63,6 @@ pub(super) async fn scan(
     filter: &MessageFilter,
     (lower, upper): (i64, i64),
 ) -> sqlx::Result<Scanned> {
-    // What retention has dropped needs no look.
-    let oldest: Option<i64> = sqlx::query_scalar("select min(id) from outbox_messages")
-        .fetch_one(&mut *conn)
-        .await?;
-    let lower = lower.max(oldest.unwrap_or(1));
     let most = if filter.user.is_some() {
         SCAN_IDS_LOOKED_UP
     } else {
@@ -160,6 +155,14 @@ pub(in crate::outbox) struct Late {
     pub from: TimeDelta,
     /// Where it ends.
     pub to: TimeDelta,
+}
+
+impl Late {
+    /// More than a row ever is, clocks that were set back included: for what is whole or a lie.
+    pub(in crate::outbox) const AT_MOST: Self = Self {
+        from: TimeDelta::hours(1),
+        to: TimeDelta::hours(1),
+    };
 }
 
 /// The ids between which all rows of a time span lie, none of which was written later than `late` says: by bisection
