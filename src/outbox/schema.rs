@@ -1,6 +1,10 @@
 //! The schema: bringing it up to date, and whether this program can work with what is there.
 
-use sqlx::{PgConnection, migrate::Migrator};
+use sqlx::{
+    PgConnection,
+    error::DatabaseError,
+    migrate::{MigrateError, Migrator},
+};
 
 use super::{checkpoints, partitions};
 
@@ -42,7 +46,7 @@ pub async fn migrate(conn: &mut PgConnection, partition_rows: i64) -> anyhow::Re
     let mut migrations = sqlx::migrate!();
     // A newer program may have migrated already; whether this one can work with that, `check` says.
     migrations.set_ignore_missing(true);
-    migrations.run(&mut *conn).await?;
+    migrations.run(&mut *conn).await.map_err(explain)?;
     partitions::ensure_checkpoints(conn, 0).await?;
     checkpoints::write_first(conn).await?;
     let seq = checkpoints::newest_seq(conn).await?;
@@ -50,6 +54,24 @@ pub async fn migrate(conn: &mut PgConnection, partition_rows: i64) -> anyhow::Re
     partitions::ensure_outbox(conn, partition_rows).await?;
     partitions::ensure_jobs(conn, chrono::Utc::now()).await?;
     Ok(())
+}
+
+/// Migrations wait for locks for seconds only, for everybody else waits behind them.
+fn explain(error: MigrateError) -> anyhow::Error {
+    // https://www.postgresql.org/docs/current/errcodes-appendix.html: lock_not_available
+    let is_lock = |failed: &dyn DatabaseError| failed.code().is_some_and(|code| code == "55P03");
+    let locked = match &error {
+        MigrateError::ExecuteMigration(failed, _) => failed.as_database_error().is_some_and(is_lock),
+        _ => false,
+    };
+    let error = anyhow::Error::from(error);
+    if !locked {
+        return error;
+    }
+    error.context(
+        "another session uses what is to be changed, such as an open report (pg_stat_activity shows it): end it or wait for \
+         it, and run `dispatcher migrate` again; what had been done of this step is undone",
+    )
 }
 
 /// Refuses a schema that this program cannot work with.

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use futures_util::future::join_all;
 use nix::pty::openpty;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _, PgConnection, migrate::Migrator};
 use uuid::Uuid;
 
 use super::{insert_messages, run};
@@ -28,6 +29,35 @@ async fn what_is_misspelt_is_answered_with_what_may_be_meant() {
         run(&stage, arguments).await.failed(2, meant);
     }
     run(&stage, &[]).await.failed(2, "Usage");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_meets_an_open_report_gives_up_says_so_and_can_be_run_again() {
+    let stage = Stage::new().await.set("database.url", &empty_database().await);
+    let url = stage.environment()["database.url"].clone();
+    let mut report = PgConnection::connect(&url).await.expect("a connection");
+    let newest = {
+        let mut older = Migrator::new(Path::new("migrations")).await.expect("migrations");
+        let newest = older.migrations.to_mut().pop().expect("a migration").version;
+        older.run(&mut report).await.expect("the schema of the version before");
+        newest
+    };
+    report
+        .execute("begin; select count(*) from outbox_status")
+        .await
+        .expect("a report");
+    let refused = run(&stage, &["migrate"]).await;
+    refused.failed(1, "another session uses what is to be changed");
+    let at = async |report: &mut PgConnection| -> i64 {
+        sqlx::query_scalar("select max(version) from schema_compatibility")
+            .fetch_one(report)
+            .await
+            .expect("a version")
+    };
+    assert!(at(&mut report).await < newest);
+    report.execute("commit").await.expect("the end of the report");
+    assert!(run(&stage, &["migrate"]).await.code == 0);
+    assert_eq!(at(&mut report).await, newest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -155,6 +155,44 @@ async fn a_window_of_time_and_a_replay_are_on_the_first_page_however_much_was_wr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_a_window_has_what_was_written_after_the_clock_was_set_back() {
+    let stage = Stage::new().await;
+    let (draft, at) = (Uuid::new_v4(), Utc::now() - TimeDelta::hours(3));
+    // As where a standby is promoted whose clock is three minutes behind.
+    let before = insert_at(&stage.pool, draft, at, None).await;
+    insert_at(&stage.pool, draft, at + TimeDelta::minutes(5), None).await;
+    let after = insert_at(&stage.pool, draft, at + TimeDelta::minutes(2), None).await;
+    let to = (at + TimeDelta::minutes(3)).to_rfc3339_opts(SecondsFormat::Micros, true);
+    let export = stage
+        .run(&["outbox", "export", "--format", "ndjson", "--to", &to])
+        .await;
+    let exported: Vec<Value> = serde_json::Deserializer::from_slice(&export.stdout)
+        .into_iter::<Value>()
+        .map(|row| row.expect("an object a line")["id"].clone())
+        .collect();
+    assert_eq!(json!(exported), json!([after, before]), "{export:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_whose_messages_retention_has_dropped_hide_none_that_is_there() {
+    let stage = Stage::new().await;
+    go_far(&stage.pool).await;
+    let dead = insert_messages(&stage.pool, 1, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    kill(&stage.pool, &dead, "invalid-record").await;
+    sqlx::query(
+        "insert into outbox_dead_letters (outbox_id, error_class, error)
+         select n, 'invalid-record', 'refused' from generate_series(10, 5010) n",
+    )
+    .execute(&stage.pool)
+    .await
+    .expect("dead letters");
+    for narrowed in [&[][..], &["--from", "2020-01-01T00:00:00Z"]] {
+        let page = run(&stage, &[&["outbox", "list", "--state", "dead"], narrowed].concat()).await;
+        assert_eq!((ids(&page), page.stderr.as_str()), (dead.clone(), ""), "{narrowed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_is_found_by_the_index_however_many_checkpoints_came_later() {
     let stage = Stage::new().await;
     sqlx::query(
