@@ -7,10 +7,11 @@ use futures_util::future::join_all;
 use nix::pty::openpty;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection, migrate::Migrator};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{insert_messages, run};
-use crate::support::{Stage, app::dispatcher, stage::empty_database};
+use crate::support::{PATIENCE, Stage, app::dispatcher, stage::empty_database};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_misspelt_is_answered_with_what_may_be_meant() {
@@ -46,7 +47,8 @@ async fn a_migration_that_meets_an_open_report_gives_up_says_so_and_can_be_run_a
         .execute("begin; select count(*) from outbox_status")
         .await
         .expect("a report");
-    let refused = run(&stage, &["migrate"]).await;
+    let refused = timeout(PATIENCE, run(&stage, &["migrate"])).await;
+    let refused = refused.expect("it gives up");
     refused.failed(1, "another session uses what is to be changed");
     let at = async |report: &mut PgConnection| -> i64 {
         sqlx::query_scalar("select max(version) from schema_compatibility")
