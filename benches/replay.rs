@@ -11,11 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use image_job_dispatcher::config::Delivery;
-use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    message::Headers,
-};
+use rdkafka::{Message, message::Headers};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -24,8 +20,9 @@ use crate::{
     drain,
     report::{Report, Sample, Wanted},
     settings::Settings,
-    stack::{Database, PARTITIONS, Stack, dispatcher},
+    stack::{Database, Stack, dispatcher},
     usage::{Cpu, peak_resident},
+    watch::reader,
 };
 
 const MIB: f64 = (1 << 20) as f64;
@@ -78,7 +75,7 @@ async fn replay(stack: &Stack, count: i64) -> Result<Sample> {
     .await?;
     drained.stop().await?;
     let mut service = stack.service(&database, &topic, "relay", Delivery::AtLeastOnce)?;
-    wait_for_leader(&mut connection).await?;
+    wait_for_leader(&mut connection, &service.listen).await?;
     let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
     let began = Instant::now();
     let id = tokio::task::block_in_place(|| create(&database))?;
@@ -118,12 +115,13 @@ async fn replay(stack: &Stack, count: i64) -> Result<Sample> {
     })
 }
 
-/// Until the service leads, as the one before has given its lease back.
-async fn wait_for_leader(connection: &mut PgConnection) -> Result<()> {
+/// Until the service of this name leads.
+async fn wait_for_leader(connection: &mut PgConnection, name: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !sqlx::query_scalar::<_, bool>("select leader is not null from outbox_overview")
+    while sqlx::query_scalar::<_, Option<String>>("select leader from outbox_overview")
         .fetch_one(&mut *connection)
         .await?
+        .is_none_or(|leader| leader != name)
     {
         if Instant::now() > deadline {
             bail!("the service does not lead");
@@ -176,17 +174,7 @@ async fn wait_for_receipts(connection: &mut PgConnection, id: Uuid, count: i64) 
 
 /// Reads all `records` of a topic: different messages among those with the replay's id, of which none may be there twice.
 fn count_of(stack: &Stack, topic: &str, records: i64, id: Uuid) -> Result<usize> {
-    // Nobody goes on where it ends; and `poll` gives nothing, early, when what it committed is answered.
-    let mut client = stack.kafka_client();
-    let consumer: BaseConsumer = client
-        .set("group.id", "bench")
-        .set("enable.auto.commit", "false")
-        .create()?;
-    let mut assignment = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
-    }
-    consumer.assign(&assignment)?;
+    let consumer = reader(stack, topic)?;
     let id = id.to_string();
     let (mut messages, mut repeated) = (HashSet::new(), 0);
     for _ in 0..records {

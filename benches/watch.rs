@@ -27,6 +27,22 @@ use crate::{
 /// For the last records to arrive.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A consumer of all of a topic, from its beginning. It commits no offsets: nobody goes on where it ends, and `poll` gives
+/// nothing, early, when a commit is answered.
+pub fn reader(stack: &Stack, topic: &str) -> Result<BaseConsumer> {
+    let consumer: BaseConsumer = stack
+        .kafka_client()
+        .set("group.id", "bench")
+        .set("enable.auto.commit", "false")
+        .create()?;
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+    Ok(consumer)
+}
+
 /// A consumer that notes when each job's record came.
 pub struct Watch {
     seen: Arc<Mutex<HashMap<Uuid, Instant>>>,
@@ -37,16 +53,7 @@ pub struct Watch {
 impl Watch {
     /// Reads `topic` from its beginning, on a thread of its own.
     pub fn start(stack: &Stack, topic: &str) -> Result<Self> {
-        let consumer: BaseConsumer = stack
-            .kafka_client()
-            .set("group.id", "bench")
-            .set("enable.auto.commit", "false")
-            .create()?;
-        let mut assignment = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
-            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
-        }
-        consumer.assign(&assignment)?;
+        let consumer = reader(stack, topic)?;
         let (seen, stop) = (Arc::new(Mutex::new(HashMap::new())), Arc::new(AtomicBool::new(false)));
         let thread = {
             let (seen, stop) = (seen.clone(), stop.clone());
