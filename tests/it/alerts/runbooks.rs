@@ -3,11 +3,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use rdkafka::{
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
-    client::DefaultClientContext,
-    config::{ClientConfig, FromClientConfig as _},
-};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
@@ -126,24 +121,11 @@ async fn that_nobody_leads_is_found_by_its_runbook_and_over_when_a_relay_is_star
     says(&runbook.act().await, &["\"leader\":\"replica-2\""]);
 }
 
-/// Sets the topic's limit while everything runs.
-async fn set_limit(stage: &Stage, bytes: &str) {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", stage.servers().kafka.bootstrap());
-    let admin: AdminClient<DefaultClientContext> = AdminClient::from_config(&config).expect("an admin client");
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&stage.topic)).set("max.message.bytes", bytes);
-    let done = admin
-        .alter_configs(&[change], &AdminOptions::new())
-        .await
-        .expect("an answer");
-    assert!(done.iter().all(Result::is_ok), "{done:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_looked_at_mended_and_sent_again_by_their_runbook() {
     let stage = Stage::new().await;
     let app = stage.app().await;
-    set_limit(&stage, "3000").await;
+    stage.limit_topic("3000").await;
     let ids: Vec<i64> = sqlx::query_scalar(
         "insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
          select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), clock_timestamp(), clock_timestamp(),

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use image_job_dispatcher::dev_stack::{Home, KafkaBroker, create_topic};
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::KafkaResult,
@@ -324,18 +324,10 @@ async fn f37_mass_refusals_open_the_breaker_after_half_a_hundred_and_an_operator
     let app = stage.app().await;
     someone.accepted(&app, 1).await;
     stage.drained().await;
-    let set_limit = async |bytes: &str| {
-        let change = AlterConfig::new(ResourceSpecifier::Topic(&stage.topic)).set("max.message.bytes", bytes);
-        let done = admin(&stage)
-            .alter_configs(&[change], &AdminOptions::new())
-            .await
-            .expect("an answer");
-        assert!(done.iter().all(Result::is_ok), "{done:?}");
-    };
     // Accepted while the limit was high, and waiting when it is lowered.
     assert!(stage.run(&["pause", "--reason", "a test"]).await.status.success());
     someone.accepted(&app, 300).await;
-    set_limit("2000").await;
+    stage.limit_topic("2000").await;
     assert!(stage.run(&["resume", "--yes"]).await.status.success());
     let dead = async || -> i64 {
         sqlx::query_scalar("select dead from outbox_overview")

@@ -210,6 +210,19 @@ async fn f11_commits_that_take_for_ever_are_a_503_with_retry_after_and_nobody_wa
         .await
         .expect("a setting");
     slow(&mut admin, true).await;
+    // The reload is of the server's own time: a commit that was before it was answered with 202.
+    eventually("commits wait", Duration::from_mins(1), async || {
+        let mut probe = stage.connect().await;
+        let commit = probe.execute("select pg_logical_emit_message(true, 'probe', '')");
+        let done = tokio::time::timeout(Duration::from_secs(1), commit).await;
+        let waiting: bool =
+            sqlx::query_scalar("select exists (select from pg_stat_activity where wait_event = 'SyncRep')")
+                .fetch_one(&mut admin)
+                .await
+                .expect("activity");
+        if waiting { Ok(()) } else { Err(format!("{done:?}")) }
+    })
+    .await;
     let began = Instant::now();
     let asked: Vec<_> = (0..80)
         .map(|n| {

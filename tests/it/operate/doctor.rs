@@ -1,11 +1,6 @@
 use std::collections::BTreeSet;
 
 use image_job_dispatcher::dev_stack::{Home, Postgres, RedisServer};
-use rdkafka::{
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
-    client::DefaultClientContext,
-    config::{ClientConfig, FromClientConfig as _},
-};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -256,7 +251,7 @@ async fn what_is_wrong_with_a_topic_is_named_and_gone_when_it_is_mended() {
         ("unclean.leader.election.enable", "true"),
     ];
     let stage = Stage::with_topic(&wrong).await;
-    set_topic(&stage, &stage.result_topic, &wrong).await;
+    stage.set_topic(&stage.result_topic, &wrong).await;
     let checks = |kind: &str| {
         ["min_insync_replicas", "retention", "cleanup_policy", "unclean_election"]
             .map(|name| format!("kafka.{kind}{name}"))
@@ -272,8 +267,8 @@ async fn what_is_wrong_with_a_topic_is_named_and_gone_when_it_is_mended() {
     }
     said(&ran, "kafka.max_message_bytes", "warn", "refused with 413");
 
-    set_topic(&stage, &stage.topic, &[]).await;
-    set_topic(&stage, &stage.result_topic, &[]).await;
+    stage.set_topic(&stage.topic, &[]).await;
+    stage.set_topic(&stage.result_topic, &[]).await;
     let ran = run(&stage, &["doctor"]).await;
     for kind in ["", "result_"] {
         let [min_isr, retention, cleanup, unclean] = checks(kind);
@@ -296,22 +291,6 @@ async fn what_is_wrong_with_a_topic_is_named_and_gone_when_it_is_mended() {
     ran.failed(5, "kafka.topic");
     said(&ran, "kafka.topic", "fail", "--create --topic no-such-topic");
     said(&ran, "kafka.result_topic", "fail", "jobs get no final status");
-}
-
-/// Sets a topic's settings; those not named go back to their defaults.
-async fn set_topic(stage: &Stage, topic: &str, settings: &[(&str, &str)]) {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", stage.servers().kafka.bootstrap());
-    let admin: AdminClient<DefaultClientContext> = AdminClient::from_config(&config).expect("an admin client");
-    let change = settings.iter().fold(
-        AlterConfig::new(ResourceSpecifier::Topic(topic)),
-        |change, (key, value)| change.set(key, value),
-    );
-    let done = admin
-        .alter_configs(&[change], &AdminOptions::new())
-        .await
-        .expect("an answer");
-    assert!(done.iter().all(Result::is_ok), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

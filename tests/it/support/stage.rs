@@ -12,7 +12,7 @@ use std::{
 
 use image_job_dispatcher::dev_stack::{Beside, create_topic};
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, ResourceSpecifier},
     client::DefaultClientContext,
     config::ClientConfig,
 };
@@ -310,15 +310,40 @@ impl Stage {
 
     /// Sets the topic's `max.message.bytes` while everything runs.
     pub async fn limit_topic(&self, bytes: &str) {
+        self.set_topic(&self.topic, &[("max.message.bytes", bytes)]).await;
+    }
+
+    /// Sets a topic's settings while everything runs; those not named go back to their defaults. Returns when the broker goes by
+    /// them: its answer to the change says only that the controller has it.
+    pub async fn set_topic(&self, topic: &str, settings: &[(&str, &str)]) {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.servers().kafka.bootstrap());
         let admin: AdminClient<DefaultClientContext> = config.create().expect("an admin client");
-        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.topic)).set("max.message.bytes", bytes);
+        let of = ResourceSpecifier::Topic(topic);
+        let change = settings
+            .iter()
+            .fold(AlterConfig::new(of), |change, (key, value)| change.set(key, value));
         let done = admin
             .alter_configs(&[change], &AdminOptions::new())
             .await
             .expect("an answer");
         assert!(done.iter().all(Result::is_ok), "{done:?}");
+        eventually("the broker goes by the topic's new settings", PATIENCE, async || {
+            let described = admin.describe_configs(&[of], &AdminOptions::new()).await;
+            let described = described.expect("an answer").remove(0).expect("the topic's settings");
+            let set: BTreeMap<_, _> = described
+                .entries
+                .into_iter()
+                .filter(|entry| entry.source == ConfigSource::DynamicTopic)
+                .filter_map(|entry| Some((entry.name, entry.value?)))
+                .collect();
+            let wanted: BTreeMap<_, _> = settings
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
+            if set == wanted { Ok(()) } else { Err(format!("{set:?}")) }
+        })
+        .await;
     }
 
     /// A connection of its own to the database.
