@@ -65,6 +65,7 @@ pub struct Metrics {
     pub holes: Gauge,
     pub oldest_transaction_age_seconds: Gauge<f64, AtomicU64>,
     pub dead_rows: Gauge,
+    pub missing_rows: Gauge,
     pub paused: Gauge,
     pub leading: Gauge,
     pub breaker_open: Gauge,
@@ -102,6 +103,7 @@ impl Metrics {
             holes: Gauge::default(),
             oldest_transaction_age_seconds: Gauge::default(),
             dead_rows: Gauge::default(),
+            missing_rows: Gauge::default(),
             paused: Gauge::default(),
             leading: Gauge::default(),
             breaker_open: Gauge::default(),
@@ -150,6 +152,11 @@ impl Metrics {
             "outbox_dead_rows",
             "Dead letters that were neither retried nor discarded",
             m.dead_rows.clone(),
+        );
+        r.register(
+            "outbox_missing_rows",
+            "Messages whose records the last audit found missing from the topic (leader only)",
+            m.missing_rows.clone(),
         );
         r.register(
             "outbox_paused",
@@ -253,6 +260,7 @@ impl Metrics {
             &self.unacknowledged_rows,
             &self.holes,
             &self.dead_rows,
+            &self.missing_rows,
             &self.paused,
             &self.breaker_open,
         ] {

@@ -4,12 +4,13 @@ use std::io::Write as _;
 
 use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
+use uuid::Uuid;
 
 use super::{CliError, Context, Format, operator::Operator, output};
 use crate::{
     audit::{self, AuditError, Request},
     outbox::{
-        audits::{Audited, JudgedAudit, Range},
+        audits::{self, Audited, JudgedAudit, Range},
         installation, instant,
     },
     publish::reader::ReadError,
@@ -17,7 +18,10 @@ use crate::{
 
 /// Compare the topic with the receipts: what is missing, repeated or foreign
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    past: Option<Past>,
     /// Messages written at this time or later, RFC 3339
     #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     from: Option<DateTime<Utc>>,
@@ -26,6 +30,28 @@ pub struct Args {
     to: Option<DateTime<Utc>>,
     #[command(flatten)]
     operator: Operator,
+}
+
+/// Audits that were made before: the last hundred are remembered.
+#[derive(Debug, clap::Subcommand)]
+enum Past {
+    /// List audits, newest first, without what they found one by one
+    List(ListArgs),
+    /// Show one audit as it was printed, with what it found
+    Show {
+        /// The audit's id
+        id: Uuid,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// Rows on a page
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    limit: i64,
+    /// Continue before this audit
+    #[arg(long, value_name = "ID")]
+    after: Option<Uuid>,
 }
 
 const COLUMNS: [&str; 15] = [
@@ -47,7 +73,60 @@ const COLUMNS: [&str; 15] = [
 ];
 const FINDING_COLUMNS: [&str; 5] = ["kind", "partition", "offset", "outbox_id", "event_id"];
 
+const LIST_COLUMNS: [&str; 10] = [
+    "id",
+    "finished_at",
+    "from",
+    "to",
+    "clean",
+    "receipts",
+    "records",
+    "missing",
+    "repeated",
+    "foreign",
+];
+
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    match &args.past {
+        None => audit(args, context).await,
+        Some(Past::List(args)) => list(args, context).await,
+        Some(Past::Show { id }) => show(*id, context).await,
+    }
+}
+
+async fn list(args: &ListArgs, context: &Context) -> Result<(), CliError> {
+    let audits = audits::list_audits(&mut context.database().await?, args.after, args.limit).await?;
+    let delivery = context.config.relay.delivery;
+    let next = audits
+        .last()
+        .filter(|_| audits.len() as i64 == args.limit)
+        .map(|audit| audit.id);
+    let rows: Vec<_> = audits
+        .into_iter()
+        .map(|audit| JudgedAudit::of(audit, delivery))
+        .collect();
+    output::rows(context.output, &LIST_COLUMNS, &rows)?;
+    if let Some(next) = next {
+        eprintln!("there may be more: --after {next}");
+    }
+    Ok(())
+}
+
+async fn show(id: Uuid, context: &Context) -> Result<(), CliError> {
+    let mut conn = context.database().await?;
+    let Some(audit) = audits::read_audit(&mut conn, id).await? else {
+        return Err(CliError::NotFound(format!(
+            "there is no audit {id}: the last hundred are remembered, see `dispatcher audit list`"
+        )));
+    };
+    let audited = Audited {
+        judged: JudgedAudit::of(audit, context.config.relay.delivery),
+        findings: audits::list_findings(&mut conn, id).await?,
+    };
+    print(context, audited)
+}
+
+async fn audit(args: &Args, context: &Context) -> Result<(), CliError> {
     if let (Some(from), Some(to)) = (args.from, args.to)
         && from >= to
     {

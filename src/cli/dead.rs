@@ -1,6 +1,5 @@
 //! `dispatcher dead`: messages that Kafka refuses for good, and what operators decide about them.
 
-use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
 use super::{
@@ -66,12 +65,6 @@ pub struct ResolveArgs {
     confirmation: Confirmation,
 }
 
-/// What `discard` prints.
-#[derive(Debug, Serialize)]
-struct Discarded {
-    discarded: u64,
-}
-
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let mut conn = context.database().await?;
     match args {
@@ -99,7 +92,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
             let actor = args.operator.actor();
             let discarded = dead_letters::discard_dead_letters(&mut tx, &dead, &args.reason, &actor).await?;
             tx.commit().await?;
-            output::one(context.output, &["discarded"], &Discarded { discarded })
+            output::one(context.output, &["discarded"], &discarded)
         }
     }
 }
@@ -124,6 +117,7 @@ async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Re
         "job_id",
         "key",
         "resolution",
+        "retry_id",
         "error",
     ];
     output::rows(context.output, &columns, &rows)?;

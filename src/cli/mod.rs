@@ -100,7 +100,7 @@ enum Command {
     Acts(acts::Args),
     /// Check PostgreSQL, Redis, Kafka and the outbox; change nothing
     Doctor(doctor::Args),
-    /// Drop settled partitions older than outbox.retention, and old idempotency keys
+    /// Drop what is settled and old: partitions of messages, of jobs, idempotency keys
     Retain(retain::Args),
     /// Print the OpenAPI document of the HTTP interface
     Openapi,

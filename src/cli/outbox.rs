@@ -246,6 +246,7 @@ async fn stats(context: &Context, conn: &mut PgConnection) -> Result<(), CliErro
         "dead",
         "dead_retried",
         "dead_discarded",
+        "dead_resolved_exact",
         "leader",
         "lease_until",
         "checkpoint",

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::outbox::retention::{Kept, plan_retention, retain};
 
-/// Drop settled partitions older than outbox.retention, and old idempotency keys
+/// Drop what is settled and old: partitions of messages, of jobs, idempotency keys
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only say what would go
@@ -25,16 +25,14 @@ pub struct Args {
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let config = &context.config;
     let mut conn = context.database().await?;
-    let kept = Kept {
-        outbox: config.outbox.retention,
-        keys: config.idempotency.retention,
-    };
+    let kept = Kept::from(config);
     let gone = if args.dry_run {
         plan_retention(&mut conn, kept).await?
     } else {
         let what = format!(
-            "drop settled partitions older than {} and idempotency keys older than {}",
+            "drop settled messages older than {}, jobs older than {} and idempotency keys older than {}",
             humantime::format_duration(kept.outbox),
+            humantime::format_duration(kept.jobs.max(kept.outbox)),
             humantime::format_duration(kept.keys)
         );
         args.confirmation.ask(context, &what, "yes")?;

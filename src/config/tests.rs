@@ -495,7 +495,7 @@ fn key_and_value() -> impl Strategy<Value = (String, String)> {
             }
             "relay.lease" => format!("{}ms", 1000 + n),
             "auth.jwks_refresh" | "jobs.ttl" | "shutdown.budget" => format!("{n}s"),
-            "outbox.retention" | "idempotency.retention" => format!("{n}m"),
+            "outbox.retention" | "jobs.retention" | "idempotency.retention" => format!("{n}m"),
             "http.max_header_bytes" | "outbox.partition_rows" | "kafka.max_message_bytes" => (10_000 + n).to_string(),
             _ if KEYS[&key].parse::<u64>().is_ok() => n.to_string(),
             _ => text,

@@ -49,7 +49,8 @@ use crate::{
 /// Connections of the console: people are few, and what they ask must not wait behind, nor hold up, the reads of
 /// the public API, which have a pool of their own.
 const CONNECTIONS: u32 = 4;
-/// No look into the log takes longer; what does is ended by PostgreSQL and answered 503.
+/// No look into the log takes longer, except as [`ConsoleState::begin_counting`] says; what does is ended by PostgreSQL and
+/// answered 503.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the console's handlers work with. Cloning is cheap.

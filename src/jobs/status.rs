@@ -229,7 +229,8 @@ pub async fn read_job(conn: &mut PgConnection, job_id: Uuid, topic: &str) -> sql
 
 /// - `unnest` and `lateral`, and not `= any`, so that only the partitions of these jobs are looked into.
 /// - The message that speaks for the job is its first; when that one is dead its newest retry, and so on.
-/// - A row that has left the outbox was settled: whole partitions are dropped, and only settled ones.
+/// - A row that has left the outbox was settled: whole partitions are dropped, and only settled ones. Dead letters stay,
+///   and say which message sent them again.
 const FIND_JOBS: &str = "
 select j.*, m.id as message_id, coalesce(i.topic, $2) as topic, coalesce(r.status, 'PENDING') as status, r.images, r.error,
        case when d.outbox_id is not null then 'dead'
@@ -251,7 +252,8 @@ cross join lateral (
     with recursive chain (id, nth) as (
         select j.outbox_id, 1
         union all
-        select (select max(retry.id) from outbox_messages retry where retry.replay_of = chain.id), nth + 1
+        select greatest(dead.retry_id, (select max(retry.id) from outbox_messages retry where retry.replay_of = chain.id)),
+               nth + 1
         from chain join outbox_dead_letters dead on dead.outbox_id = chain.id
     )
     select id from chain where id is not null order by nth desc limit 1

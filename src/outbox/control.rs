@@ -5,7 +5,10 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::acts::{Act, Actor, record_act};
+use super::{
+    acts::{Act, Actor, record_act},
+    installation::{self, Halt, Installation},
+};
 
 /// A pause: who, why, since when. Nothing is handed to Kafka while it lasts; accepting goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
@@ -18,13 +21,13 @@ pub struct Pause {
     pub since: DateTime<Utc>,
 }
 
-/// What [`pause_relay`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Paused {
-    /// It is paused by this call.
-    Now(Pause),
-    /// It was paused already, and that pause stands as it was.
-    Already(Pause),
+/// What became of a request to pause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct PauseOutcome {
+    /// By this request; false: it was paused before, and stays so for the earlier reason.
+    pub changed: bool,
+    /// The pause that is on.
+    pub pause: Pause,
 }
 
 /// A pause that ended.
@@ -38,8 +41,23 @@ pub struct Resumed {
     pub lasted_seconds: f64,
 }
 
+/// What became of a request to resume.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ResumeOutcome {
+    /// By this request; false: it was not paused.
+    pub changed: bool,
+    /// The pause that ended.
+    pub was: Option<Resumed>,
+    /// The Kafka topic that was forgotten, where another log was accepted.
+    pub forgotten_topic: Option<String>,
+    /// And the cluster.
+    pub forgotten_cluster_id: Option<String>,
+    /// The halt that ended, where another log was accepted; null: publishing did not halt.
+    pub was_halted: Option<Halt>,
+}
+
 /// Pauses the relay, unless it is paused: the first pause's reason is not overwritten.
-pub async fn pause_relay(conn: &mut PgConnection, reason: &str, actor: &Actor) -> sqlx::Result<Paused> {
+pub async fn pause_relay(conn: &mut PgConnection, reason: &str, actor: &Actor) -> sqlx::Result<PauseOutcome> {
     let paused: Option<Pause> = sqlx::query_as(
         "update outbox_control set paused = true, reason = $1, by = $2, since = clock_timestamp()
          where not paused
@@ -51,17 +69,41 @@ pub async fn pause_relay(conn: &mut PgConnection, reason: &str, actor: &Actor) -
     .await?;
     if let Some(pause) = paused {
         record_act(conn, actor, Act::Pause, "relay", json!({}), Some(reason)).await?;
-        return Ok(Paused::Now(pause));
+        return Ok(PauseOutcome { changed: true, pause });
     }
     // It can only have been resumed in between by somebody else; then that resume came after this pause.
     match read_pause(conn).await? {
-        Some(pause) => Ok(Paused::Already(pause)),
+        Some(pause) => Ok(PauseOutcome { changed: false, pause }),
         None => Err(sqlx::Error::RowNotFound),
     }
 }
 
-/// Ends the pause; `None`: it was not paused.
-pub async fn resume_relay(conn: &mut PgConnection, actor: &Actor) -> sqlx::Result<Option<Resumed>> {
+/// Ends the pause, if there is one; with `accept_identity`, also forgets which Kafka log the outbox was written to
+/// ([`accept_identity`](installation::accept_identity)). The caller owns the transaction.
+pub async fn resume_relay(
+    conn: &mut PgConnection,
+    accept_identity: bool,
+    actor: &Actor,
+) -> sqlx::Result<ResumeOutcome> {
+    let forgotten = if accept_identity {
+        Some(installation::accept_identity(&mut *conn, actor).await?)
+    } else {
+        None
+    };
+    let was = end_pause(conn, actor).await?;
+    let was_halted = forgotten.as_ref().and_then(Installation::halt);
+    let (forgotten_topic, forgotten_cluster_id) =
+        forgotten.map_or((None, None), |known| (known.topic, known.cluster_id));
+    Ok(ResumeOutcome {
+        changed: was.is_some(),
+        was,
+        forgotten_topic,
+        forgotten_cluster_id,
+        was_halted,
+    })
+}
+
+async fn end_pause(conn: &mut PgConnection, actor: &Actor) -> sqlx::Result<Option<Resumed>> {
     let resumed: Option<Resumed> = sqlx::query_as(
         "with before as (
              select coalesce(reason, '') as reason, coalesce(by, '') as by,

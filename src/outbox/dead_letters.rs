@@ -31,6 +31,8 @@ pub struct DeadLetter {
     pub resolved_by: Option<String>,
     /// Why.
     pub reason: Option<String>,
+    /// The message that sent it again; null: none has.
+    pub retry_id: Option<i64>,
     /// Null when the message's partition was dropped: then it can only be discarded.
     pub job_id: Option<Uuid>,
     /// The event draft's id; null as above.
@@ -65,6 +67,13 @@ pub enum Dead {
     Class(String),
     /// All.
     All,
+}
+
+/// What a discard did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Discarded {
+    /// Dead letters that were given up.
+    pub discarded: u64,
 }
 
 /// Ids that a text for people spells out; the rest it counts.
@@ -129,8 +138,8 @@ pub async fn list_dead_letters(conn: &mut PgConnection, page: &DeadPage) -> sqlx
     .await
 }
 
-/// Letters of one class that are counted: more is "more than ten thousand" to anybody who reads the number.
-const COUNTED: i64 = 10_000;
+/// Letters of one kind that are counted: more is "more than ten thousand" to anybody who reads the number.
+pub(super) const COUNTED: i64 = 10_000;
 
 /// The unresolved ones by class, the largest group first, as far as they are counted: from class to class by the index, so that it costs the same
 /// however many there are.
@@ -181,13 +190,13 @@ pub async fn read_dead_letters(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Re
     .await
 }
 
-/// Gives unresolved dead letters up; returns how many. Their messages are never sent.
+/// Gives unresolved dead letters up. Their messages are never sent.
 pub async fn discard_dead_letters(
     conn: &mut PgConnection,
     dead: &Dead,
     reason: &str,
     actor: &Actor,
-) -> sqlx::Result<u64> {
+) -> sqlx::Result<Discarded> {
     let (ids, class) = match dead {
         Dead::Ids(ids) => (Some(ids), None),
         Dead::Class(class) => (None, Some(class)),
@@ -216,7 +225,7 @@ pub async fn discard_dead_letters(
         let detail = dead.detail(discarded as i64);
         record_act(conn, actor, Act::DeadDiscard, &dead.describe(), detail, Some(reason)).await?;
     }
-    Ok(discarded)
+    Ok(Discarded { discarded })
 }
 
 /// Locks those of `ids` that are unresolved dead letters, in the order of their ids, and returns them.
@@ -231,14 +240,23 @@ pub(super) async fn lock_unresolved(conn: &mut PgConnection, ids: &[i64]) -> sql
     .await
 }
 
-/// Marks dead letters as retried, in the transaction that writes their new rows.
-pub(super) async fn mark_retried(conn: &mut PgConnection, ids: &[i64], reason: &str, by: &str) -> sqlx::Result<u64> {
+/// Marks dead letters as retried, in the transaction that writes their new rows: the ids of the n-th letter and of the
+/// message that sends it again.
+pub(super) async fn mark_retried(
+    conn: &mut PgConnection,
+    ids: &[i64],
+    retries: &[i64],
+    reason: &str,
+    by: &str,
+) -> sqlx::Result<u64> {
     let done = sqlx::query(
-        "update outbox_dead_letters
-         set resolution = 'retried', resolved_at = clock_timestamp(), resolved_by = $2, reason = $3
-         where outbox_id = any($1) and resolution is null",
+        "update outbox_dead_letters d
+         set resolution = 'retried', resolved_at = clock_timestamp(), resolved_by = $3, reason = $4, retry_id = r.retry_id
+         from unnest($1::bigint[], $2::bigint[]) r (id, retry_id)
+         where d.outbox_id = r.id and d.resolution is null",
     )
     .bind(ids)
+    .bind(retries)
     .bind(by)
     .bind(reason)
     .execute(conn)

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use super::{
     control::{Pause, read_pause},
+    dead_letters::COUNTED,
     installation::{self, Halt},
 };
 
@@ -20,10 +21,12 @@ pub struct Overview {
     pub published: i64,
     /// Unresolved dead letters.
     pub dead: i64,
-    /// Dead letters that were retried.
+    /// Dead letters that were retried, counted up to ten thousand.
     pub dead_retried: i64,
-    /// Dead letters that were given up.
+    /// Dead letters that were given up, counted up to ten thousand.
     pub dead_discarded: i64,
+    /// False: there are more of the last two.
+    pub dead_resolved_exact: bool,
     /// The leading replica; null: none leads.
     pub leader: Option<String>,
     /// When the leader's lease ends unless it renews it; also that of a lease that has run out. Null: nobody
@@ -63,18 +66,21 @@ pub async fn read_stats(conn: &mut PgConnection) -> sqlx::Result<Stats> {
 pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
     sqlx::query_as(
         "select o.pending, o.oldest_pending_age_seconds, coalesce(o.published, 0) as published, o.dead, o.leader,
-                r.dead_retried, r.dead_discarded,
+                least(retried.n, $1) as dead_retried, least(discarded.n, $1) as dead_discarded,
+                greatest(retried.n, discarded.n) <= $1 as dead_resolved_exact,
                 nullif(c.lease_until, '-infinity') as lease_until, c.seq as checkpoint, c.fence
          from outbox_overview o
          cross join (
-             select count(*) filter (where resolution = 'retried') as dead_retried,
-                    count(*) filter (where resolution = 'discarded') as dead_discarded
-             from outbox_dead_letters where resolution is not null
-         ) r
+             select count(*) as n from (select from outbox_dead_letters where resolution = 'retried' limit $1 + 1) d
+         ) retried
+         cross join (
+             select count(*) as n from (select from outbox_dead_letters where resolution = 'discarded' limit $1 + 1) d
+         ) discarded
          left join lateral (
              select seq, fence, lease_until from outbox_checkpoints order by seq desc limit 1
          ) c on true",
     )
+    .bind(COUNTED)
     .fetch_one(conn)
     .await
 }

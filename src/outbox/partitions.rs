@@ -138,20 +138,30 @@ pub struct Dropped {
     pub rows: i64,
 }
 
-/// Drops the partitions of which nothing is needed any more: every row settled and older than `before`,
+/// What is older than these may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Before {
+    /// Messages, and the checkpoints that have their receipts.
+    pub messages: DateTime<Utc>,
+    /// Jobs and their results.
+    pub jobs: DateTime<Utc>,
+}
+
+/// Drops the partitions of which nothing is needed any more: every row settled and older than `before` says,
 /// and, in `outbox_messages`, every row accounted for by a receipt or a dead letter. With `dry_run`, only
 /// says which. Runs outside a transaction (`detach concurrently` demands it), waits for open snapshots at
 /// most [`LOCK_TIMEOUT`] and then leaves the partition for the next call, which finishes a detach half done.
-pub async fn drop_settled(conn: &mut PgConnection, before: DateTime<Utc>, dry_run: bool) -> sqlx::Result<Vec<Dropped>> {
+pub async fn drop_settled(conn: &mut PgConnection, before: Before, dry_run: bool) -> sqlx::Result<Vec<Dropped>> {
     if !dry_run {
         finish_pending_detaches(conn).await?;
     }
     let mut dropped = Vec::new();
-    for (parent, droppable) in [
-        ("outbox_messages", OUTBOX_DROPPABLE),
-        ("job_results", RESULTS_DROPPABLE),
-        ("jobs", JOBS_DROPPABLE),
-        ("outbox_checkpoints", CHECKPOINTS_DROPPABLE),
+    let Before { messages, jobs } = before;
+    for (parent, droppable, before) in [
+        ("outbox_messages", OUTBOX_DROPPABLE, messages),
+        ("job_results", RESULTS_DROPPABLE, jobs),
+        ("jobs", JOBS_DROPPABLE, jobs),
+        ("outbox_checkpoints", CHECKPOINTS_DROPPABLE, messages),
     ] {
         for partition in partitions_of(conn, parent).await? {
             let sql = droppable.replace("{partition}", &partition);

@@ -1,4 +1,4 @@
-//! What an operator's `retain` drops: settled partitions of the logs, whole (see [`super::partitions`]), and, row by
+//! What is dropped once it is old, by a leader every hour and by an operator's `retain`: settled partitions of the logs, whole (see [`super::partitions`]), and, row by
 //! row because they are no log, idempotency keys.
 
 use std::time::Duration;
@@ -10,19 +10,32 @@ use sqlx::PgConnection;
 
 use super::{
     acts::{Act, Actor, record_act},
-    partitions::drop_settled,
+    partitions::{Before, Dropped, drop_settled},
 };
+use crate::config::Config;
 
 /// Keys deleted by one statement, so that no transaction grows long.
 const KEYS_PER_BATCH: i64 = 5_000;
 
-/// How long what is kept.
+/// How long what is kept, at least.
 #[derive(Debug, Clone, Copy)]
 pub struct Kept {
-    /// `outbox.retention`.
+    /// `outbox.retention`: messages, and what became of them.
     pub outbox: Duration,
+    /// `jobs.retention`: jobs and their results; where it is shorter than `outbox`, they stay as long as messages do.
+    pub jobs: Duration,
     /// `idempotency.retention`.
     pub keys: Duration,
+}
+
+impl From<&Config> for Kept {
+    fn from(config: &Config) -> Self {
+        Self {
+            outbox: config.outbox.retention,
+            jobs: config.jobs.retention,
+            keys: config.idempotency.retention,
+        }
+    }
 }
 
 /// One thing that went, or would go.
@@ -39,7 +52,8 @@ pub struct Gone {
 /// Says what [`retain`] would drop now.
 pub async fn plan_retention(conn: &mut PgConnection, kept: Kept) -> sqlx::Result<Vec<Gone>> {
     let keys = count_expired_keys(conn, kept.keys).await?;
-    drop_partitions(conn, kept.outbox, true, keys).await
+    let partitions = drop_partitions(conn, kept, true).await?;
+    Ok(with_keys(partitions, keys, false))
 }
 
 /// Drops settled partitions and idempotency keys that have outlived their time. Not in a transaction of the
@@ -70,32 +84,39 @@ pub async fn retain(
             batch => keys += batch as i64,
         }
     }
-    drop_partitions(conn, kept.outbox, false, keys).await
+    let partitions = drop_partitions(conn, kept, false).await?;
+    Ok(with_keys(partitions, keys, true))
 }
 
 /// What [`Gone::what`] calls the idempotency keys.
 pub const KEYS: &str = "idempotency_keys";
 
-async fn drop_partitions(conn: &mut PgConnection, kept: Duration, dry_run: bool, keys: i64) -> sqlx::Result<Vec<Gone>> {
+fn with_keys(partitions: Vec<Dropped>, keys: i64, dropped: bool) -> Vec<Gone> {
+    let partitions = partitions.into_iter().map(|gone| (gone.partition, gone.rows));
+    partitions
+        .chain([(KEYS.to_owned(), keys)])
+        .map(|(what, rows)| Gone { what, rows, dropped })
+        .collect()
+}
+
+/// Drops the partitions that have outlived their time; with `dry_run`, only says which.
+pub async fn drop_partitions(conn: &mut PgConnection, kept: Kept, dry_run: bool) -> sqlx::Result<Vec<Dropped>> {
     // Ages are by PostgreSQL's clock, as the rows' own times are.
     let now: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
         .fetch_one(&mut *conn)
         .await?;
     // Beyond what a time can say, everything is kept.
-    let before = TimeDelta::from_std(kept)
-        .ok()
-        .and_then(|kept| now.checked_sub_signed(kept))
-        .unwrap_or(DateTime::UNIX_EPOCH);
-    let partitions = drop_settled(conn, before, dry_run).await?;
-    let partitions = partitions.into_iter().map(|gone| (gone.partition, gone.rows));
-    Ok(partitions
-        .chain([(KEYS.to_owned(), keys)])
-        .map(|(what, rows)| Gone {
-            what,
-            rows,
-            dropped: !dry_run,
-        })
-        .collect())
+    let before = |kept: Duration| {
+        TimeDelta::from_std(kept)
+            .ok()
+            .and_then(|kept| now.checked_sub_signed(kept))
+            .unwrap_or(DateTime::UNIX_EPOCH)
+    };
+    let before = Before {
+        messages: before(kept.outbox),
+        jobs: before(kept.jobs.max(kept.outbox)),
+    };
+    drop_settled(conn, before, dry_run).await
 }
 
 /// How many idempotency keys are older than `older_than`.

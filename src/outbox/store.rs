@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    PgConnection, Row,
+    FromRow as _, PgConnection, Row,
     postgres::{PgConnectOptions, PgRow},
 };
 use uuid::Uuid;
@@ -64,8 +64,18 @@ pub struct News {
     pub replaying: bool,
     /// The lease was prolonged by this statement (when that was asked for, and it was still held).
     pub renewed: bool,
-    /// As [`read_oldest_transaction_age`] says, when that was asked for.
-    pub oldest_transaction_seconds: Option<f64>,
+    /// What changes slowly, when it was asked for.
+    pub sample: Option<Sample>,
+}
+
+/// What is looked at now and then, for those who watch the metrics.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub struct Sample {
+    /// Seconds since the oldest transaction of this database began, or was prepared: as long as it is open, vacuum removes
+    /// nothing that is newer. 0: none is open. Those of other users are shown to members of `pg_read_all_stats` only.
+    pub oldest_transaction_seconds: f64,
+    /// Messages whose records the last audit found missing from the topic.
+    pub missing: i64,
 }
 
 /// What a poll is asked for.
@@ -73,20 +83,21 @@ pub struct News {
 pub struct PollRequest {
     /// The first id that is not settled.
     pub oldest_from: i64,
-    /// Whether to look at the oldest transaction as well.
-    pub transactions: bool,
+    /// Whether to take a [`Sample`] as well.
+    pub sample: bool,
 }
 
 /// Above it, the count of dead letters is not exact.
 pub const DEAD_COUNT_CAP: i64 = 10_001;
 
-macro_rules! oldest_transaction_age {
+macro_rules! sample {
     () => {
-        "coalesce(greatest(0, extract(epoch from clock_timestamp() - least(
+        "select coalesce(greatest(0, extract(epoch from clock_timestamp() - least(
              (select min(xact_start) from pg_stat_activity
               where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()),
              (select min(prepared) from pg_prepared_xacts where database = current_database())
-         ))), 0)::float8"
+         ))), 0)::float8 as oldest_transaction_seconds,
+         coalesce((select missing from outbox_audits order by id desc limit 1), 0) as missing"
     };
 }
 
@@ -100,10 +111,10 @@ macro_rules! poll_statement {
                 (select count(*) from (select from outbox_dead_letters where resolution is null limit 10001) d) as dead,
                 exists (select from outbox_replays where state = 'running') as replaying, ",
             $renewed,
-            " as renewed, case when $2 then ",
-            oldest_transaction_age!(),
-            " end
-             from outbox_control c"
+            " as renewed, s.oldest_transaction_seconds, s.missing
+             from outbox_control c left join lateral (",
+            sample!(),
+            " where $2) s on true"
         )
     };
 }
@@ -130,7 +141,7 @@ pub async fn poll(
 ) -> sqlx::Result<News> {
     let query = sqlx::query(if renew.is_some() { POLL_AND_RENEW } else { POLL })
         .bind(request.oldest_from)
-        .bind(request.transactions);
+        .bind(request.sample);
     let query = match renew {
         None => query,
         Some((lease, next_offsets)) => query
@@ -142,6 +153,11 @@ pub async fn poll(
             .bind(next_offsets),
     };
     let control = query.fetch_one(conn).await?;
+    let sample = if request.sample {
+        Some(Sample::from_row(&control)?)
+    } else {
+        None
+    };
     Ok(News {
         paused: control.try_get(0)?,
         max_id: control.try_get(1)?,
@@ -149,7 +165,7 @@ pub async fn poll(
         dead: control.try_get(3)?,
         replaying: control.try_get(4)?,
         renewed: control.try_get(5)?,
-        oldest_transaction_seconds: control.try_get(6)?,
+        sample,
     })
 }
 
@@ -285,11 +301,7 @@ pub async fn read_drawers(conn: &mut PgConnection) -> sqlx::Result<Drawers> {
     })
 }
 
-/// Seconds since the oldest transaction of this database began, or was prepared: as long as it is open, vacuum
-/// removes nothing that is newer. 0: none is open. Those of other users are shown to members of
-/// `pg_read_all_stats` only.
-pub async fn read_oldest_transaction_age(conn: &mut PgConnection) -> sqlx::Result<f64> {
-    sqlx::query_scalar(concat!("select ", oldest_transaction_age!()))
-        .fetch_one(conn)
-        .await
+/// Takes a sample, apart from any poll.
+pub async fn read_sample(conn: &mut PgConnection) -> sqlx::Result<Sample> {
+    sqlx::query_as(sample!()).fetch_one(conn).await
 }

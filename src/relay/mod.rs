@@ -31,7 +31,8 @@ use crate::{
         installation::{self, LogLost},
         notifier::Notifier,
         record::RecordLimit,
-        store::with_stable_plans,
+        retention::Kept,
+        store::{Sample, with_stable_plans},
         wake::Wake,
     },
     telemetry::Metrics,
@@ -57,10 +58,10 @@ pub struct Relay {
     pub kafka: config::Kafka,
     /// Lease, window, delivery.
     pub options: config::Relay,
-    /// Partitions and their retention.
-    pub outbox: config::Outbox,
-    /// `idempotency.retention`.
-    pub key_retention: Duration,
+    /// `outbox.partition_rows`.
+    pub partition_rows: i64,
+    /// What the leader drops once it is older.
+    pub kept: Kept,
     /// `replica.name` and a UUID of this start of the process.
     pub leader: String,
     /// Where its gauges are.
@@ -92,6 +93,15 @@ impl Relay {
             config::Delivery::AtLeastOnce => self.options.window,
             config::Delivery::ExactlyOnce => self.options.window * WINDOWS_OF_TRANSACTIONS,
         }
+    }
+
+    /// Sets the gauges of what changes slowly.
+    fn show_sample(&self, sample: Sample) {
+        let metrics = &self.metrics;
+        metrics
+            .oldest_transaction_age_seconds
+            .set(sample.oldest_transaction_seconds);
+        metrics.missing_rows.set(sample.missing);
     }
 
     /// A connection with the relay's session settings.

@@ -63,7 +63,7 @@ pub(super) async fn start(
     failpoint!("relay.start.partitions", lost);
     notice_promotion(memory, within(store::read_timeline(&mut db)).await?);
     let checkpoints_end = within(partitions::ensure_checkpoints(&mut db, lease.seq)).await?;
-    let outbox_end = within(partitions::ensure_outbox(&mut db, relay.outbox.partition_rows)).await?;
+    let outbox_end = within(partitions::ensure_outbox(&mut db, relay.partition_rows)).await?;
     within(partitions::ensure_jobs(&mut db, chrono::Utc::now())).await?;
 
     failpoint!("relay.start.position", lost);
@@ -217,12 +217,12 @@ async fn show_outage(relay: &Relay, db: &mut PgConnection) -> Result<(), End> {
             .fetch_one(&mut *db),
     )
     .await?;
-    let oldest_transaction = within(store::read_oldest_transaction_age(db)).await?;
+    let sample = within(store::read_sample(db)).await?;
     let metrics = &relay.metrics;
     metrics.breaker_open.set(1);
     metrics.pending_rows.set(pending);
     metrics.oldest_pending_age_seconds.set(age);
-    metrics.oldest_transaction_age_seconds.set(oldest_transaction);
+    relay.show_sample(sample);
     metrics.dead_rows.set(dead);
     metrics.paused.set(i64::from(paused));
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use sqlx::PgConnection;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -66,7 +66,7 @@ impl Upkeep {
         }
         let round = now >= self.round_due;
         let due = round
-            || max_id + relay.outbox.partition_rows / 2 >= self.ready.outbox
+            || max_id + relay.partition_rows / 2 >= self.ready.outbox
             || seq + CHECKPOINT_PARTITION_SEQS / 2 >= self.ready.checkpoints;
         if due && self.running.is_none() && now >= self.not_before {
             if round {
@@ -90,7 +90,7 @@ async fn make(relay: &Relay, db: &mut PgConnection, seq: i64) -> sqlx::Result<Re
     failpoint!("relay.partitions.before", lost);
     partitions::ensure_jobs(db, Utc::now()).await?;
     let ready = Ready {
-        outbox: partitions::ensure_outbox(db, relay.outbox.partition_rows).await?,
+        outbox: partitions::ensure_outbox(db, relay.partition_rows).await?,
         checkpoints: partitions::ensure_checkpoints(db, seq).await?,
     };
     failpoint!("relay.partitions.after", lost);
@@ -100,13 +100,11 @@ async fn make(relay: &Relay, db: &mut PgConnection, seq: i64) -> sqlx::Result<Re
 /// What `dispatcher retain` does, without being asked.
 async fn retain(relay: &Relay, db: &mut PgConnection) -> sqlx::Result<()> {
     for _ in 0..KEY_BATCHES {
-        if retention::delete_expired_keys(db, relay.key_retention).await? == 0 {
+        if retention::delete_expired_keys(db, relay.kept.keys).await? == 0 {
             break;
         }
     }
-    if let Ok(kept) = TimeDelta::from_std(relay.outbox.retention) {
-        partitions::drop_settled(db, Utc::now() - kept, false).await?;
-    }
+    retention::drop_partitions(db, relay.kept, false).await?;
     Ok(())
 }
 

@@ -214,7 +214,10 @@ async fn an_open_report_stops_neither_making_nor_accepting_and_dropping_waits_fo
     let made = partition_count(&stage).await - before;
     assert!(made >= 3, "{made} partitions were made while the report was open");
 
-    let everything_is_old = Utc::now() + TimeDelta::days(1);
+    let everything_is_old = partitions::Before {
+        messages: Utc::now() + TimeDelta::days(1),
+        jobs: Utc::now() + TimeDelta::days(1),
+    };
     let mut conn = stage.connect().await;
     let blocked = partitions::drop_settled(&mut conn, everything_is_old, false).await;
     assert!(blocked.is_err(), "the report still reads them: {blocked:?}");

@@ -8,10 +8,7 @@ use super::{commit, failed, text};
 use crate::{
     console::{ConsoleState, auth::Operator, request::Act},
     http::{auth::Role, problem::Problem},
-    outbox::{
-        control::{Pause, Paused, Resumed, pause_relay, read_pause, resume_relay},
-        installation::{Halt, accept_identity},
-    },
+    outbox::control::{Pause, PauseOutcome, ResumeOutcome, pause_relay, read_pause, resume_relay},
 };
 
 /// Whether the relay is paused, by whom and why.
@@ -20,30 +17,6 @@ pub(super) struct PauseState {
     paused: bool,
     /// Null: it is not paused.
     pause: Option<Pause>,
-}
-
-/// What became of a request to pause.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PauseOutcome {
-    /// By this request; false: it was paused before, and stays so for the earlier reason.
-    changed: bool,
-    /// The pause that is on.
-    pause: Pause,
-}
-
-/// What became of a request to resume.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ResumeOutcome {
-    /// By this request; false: it was not paused.
-    changed: bool,
-    /// The pause that ended.
-    was: Option<Resumed>,
-    /// The Kafka topic that was forgotten, with `accept_identity`.
-    forgotten_topic: Option<String>,
-    /// And the cluster.
-    forgotten_cluster_id: Option<String>,
-    /// The halt that ended, with `accept_identity`; null: publishing did not halt.
-    was_halted: Option<Halt>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -87,12 +60,9 @@ pub(super) async fn pause(
 ) -> Result<Json<PauseOutcome>, Problem> {
     let reason = text("reason", &asked.reason)?;
     let mut tx = console.begin().await?;
-    let paused = pause_relay(&mut tx, &reason, &operator.actor()).await.map_err(failed)?;
+    let outcome = pause_relay(&mut tx, &reason, &operator.actor()).await.map_err(failed)?;
     commit(tx).await?;
-    Ok(Json(match paused {
-        Paused::Now(pause) => PauseOutcome { changed: true, pause },
-        Paused::Already(pause) => PauseOutcome { changed: false, pause },
-    }))
+    Ok(Json(outcome))
 }
 
 /// Hand messages to Kafka again.
@@ -110,20 +80,9 @@ pub(super) async fn resume(
     }
     let actor = operator.actor();
     let mut tx = console.begin().await?;
-    let (mut forgotten_topic, mut forgotten_cluster_id) = (None, None);
-    let mut was_halted = None;
-    if asked.accept_identity {
-        let known = accept_identity(&mut tx, &actor).await.map_err(failed)?;
-        was_halted = known.halt();
-        (forgotten_topic, forgotten_cluster_id) = (known.topic, known.cluster_id);
-    }
-    let was = resume_relay(&mut tx, &actor).await.map_err(failed)?;
+    let outcome = resume_relay(&mut tx, asked.accept_identity, &actor)
+        .await
+        .map_err(failed)?;
     commit(tx).await?;
-    Ok(Json(ResumeOutcome {
-        changed: was.is_some(),
-        was,
-        forgotten_topic,
-        forgotten_cluster_id,
-        was_halted,
-    }))
+    Ok(Json(outcome))
 }

@@ -15,8 +15,8 @@ use crate::{
     http::{catalogue::Code, problem::Problem},
     outbox::{
         dead_letters::{
-            Dead, DeadGroup, DeadLetter, DeadPage, discard_dead_letters, group_dead_letters, list_dead_letters,
-            read_dead_letters,
+            Dead, DeadGroup, DeadLetter, DeadPage, Discarded, discard_dead_letters, group_dead_letters,
+            list_dead_letters, read_dead_letters,
         },
         replays::{Retried, SelectError, retry_dead_letters_whole},
     },
@@ -67,12 +67,6 @@ pub(super) struct Resolve {
     all: bool,
     /// It is recorded.
     reason: String,
-}
-
-/// What `discard` did.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Discarded {
-    discarded: u64,
 }
 
 /// Dead letters, newest first.
@@ -152,7 +146,7 @@ pub(super) async fn discard(
         .await
         .map_err(failed)?;
     commit(tx).await?;
-    Ok(Json(Discarded { discarded }))
+    Ok(Json(discarded))
 }
 
 /// Turns a body into a choice; ids have to be dead letters, resolved or not.

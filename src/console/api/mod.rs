@@ -15,6 +15,8 @@ mod overview;
 pub mod replays;
 pub mod retain;
 
+use std::time::Duration;
+
 use sqlx::{PgTransaction, Postgres, pool::PoolConnection};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -26,6 +28,8 @@ use crate::{
 
 /// Rows of a page when none are asked for, and at most.
 const PAGE: i64 = 50;
+/// Counting what a replay would send reads all of it: five million messages took 34 s.
+const COUNT_TIMEOUT: Duration = Duration::from_mins(5);
 const MAX_PAGE: i64 = 1000;
 /// Characters of a reason, a class of errors, an operation id: for people to read.
 const MAX_TEXT: usize = 1000;
@@ -170,6 +174,17 @@ impl ConsoleState {
     pub(super) async fn begin(&self) -> Result<PgTransaction<'static>, Problem> {
         self.pool.begin().await.map_err(failed)
     }
+
+    /// The same, for what counts all that a replay would send: [`COUNT_TIMEOUT`].
+    pub(super) async fn begin_counting(&self) -> Result<PgTransaction<'static>, Problem> {
+        let mut tx = self.begin().await?;
+        sqlx::query("select set_config('statement_timeout', $1, true)")
+            .bind(COUNT_TIMEOUT.as_millis().to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        Ok(tx)
+    }
 }
 
 /// Commits an act.
@@ -196,7 +211,15 @@ pub(super) fn failed(error: sqlx::Error) -> Problem {
         },
         _ => Code::Internal,
     };
-    let problem = Problem::new(code).cause(error);
+    // https://www.postgresql.org/docs/current/errcodes-appendix.html: query_canceled.
+    let took_too_long = error
+        .as_database_error()
+        .is_some_and(|said| said.code().as_deref() == Some("57014"));
+    let mut problem = Problem::new(code).cause(error);
+    if took_too_long {
+        problem =
+            problem.detail("PostgreSQL took too long to answer this and was stopped; ask for less, or again later");
+    }
     if code == Code::DatabaseUnavailable {
         problem.retry_after(SOON)
     } else {

@@ -100,8 +100,8 @@ pub(super) async fn preview(
     Act(asked): Act<PreviewReplay>,
 ) -> Result<Json<Previewed>, Problem> {
     let selection = selection(&asked.selection)?;
-    let mut conn = console.conn().await?;
-    let preview = replays::preview_replay(&mut conn, &selection)
+    let mut tx = console.begin_counting().await?;
+    let preview = replays::preview_replay(&mut tx, &selection)
         .await
         .map_err(not_selected)?;
     Ok(Json(Previewed::from(preview)))
@@ -144,7 +144,7 @@ pub(super) async fn create(
 /// Starts a replay, unless its operation was started before. `agreed`: start nothing when another number of messages
 /// is selected by now.
 pub async fn start(console: &ConsoleState, new: &NewReplay, agreed: Option<i64>) -> Result<Created, Problem> {
-    let mut tx = console.begin().await?;
+    let mut tx = console.begin_counting().await?;
     if let Some(existing) = replays::find_operation(&mut tx, &new.operation_id)
         .await
         .map_err(failed)?

@@ -26,13 +26,6 @@ pub(super) struct Retain {
     reason: Option<String>,
 }
 
-fn kept(console: &ConsoleState) -> Kept {
-    Kept {
-        outbox: console.config.outbox.retention,
-        keys: console.config.idempotency.retention,
-    }
-}
-
 /// What `retain` would drop now. Needs admin.
 #[utoipa::path(
     get, path = "/admin/api/retain", operation_id = "plan_retention", tag = "operators",
@@ -47,10 +40,12 @@ pub(super) async fn plan(State(console): State<ConsoleState>, operator: Operator
 pub async fn plan_drop(console: &ConsoleState, operator: &Operator) -> Result<Vec<Gone>, Problem> {
     operator.require(Role::Admin)?;
     let mut conn = console.conn().await?;
-    plan_retention(&mut conn, kept(console)).await.map_err(failed)
+    plan_retention(&mut conn, Kept::from(&*console.config))
+        .await
+        .map_err(failed)
 }
 
-/// Drop settled partitions older than `outbox.retention`, and old idempotency keys. Needs admin.
+/// Drop what is settled and old: partitions of messages, of jobs, idempotency keys. Needs admin.
 #[utoipa::path(
     post, path = "/admin/api/retain", operation_id = "retain", tag = "operators", request_body = Retain,
     responses((status = 200, description = "As `dispatcher retain`", body = Retained))
@@ -75,7 +70,7 @@ pub async fn drop_now(console: &ConsoleState, operator: &Operator, reason: Optio
         .execute(&mut conn)
         .await
         .map_err(failed)?;
-    let gone = drop_old(&mut conn, kept(console), &operator.actor(), reason)
+    let gone = drop_old(&mut conn, Kept::from(&*console.config), &operator.actor(), reason)
         .await
         .map_err(failed_midway)?;
     // What was to be done is done; how the connection ends is nobody's matter.

@@ -184,6 +184,7 @@ mod tests {
                 dead: 0,
                 dead_retried: 0,
                 dead_discarded: 0,
+                dead_resolved_exact: true,
                 leader: Some("one".to_owned()),
                 lease_until: None,
                 checkpoint: Some(1),

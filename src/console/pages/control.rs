@@ -29,7 +29,7 @@ use crate::{
     outbox::{
         control::{pause_relay, read_pause, resume_relay},
         overview::{PartitionStatus, list_partitions},
-        retention::{Gone, KEYS},
+        retention::{Gone, KEYS, Kept},
     },
 };
 
@@ -114,7 +114,13 @@ async fn render(
             reason: pause.reason,
             since: format::time(pause.since),
         }),
-        retention: t.c_retention_what(&format::span(t, console.config.outbox.retention)),
+        retention: {
+            let kept = Kept::from(&*console.config);
+            t.c_retention_what(
+                &format::span(t, kept.outbox),
+                &format::span(t, kept.jobs.max(kept.outbox)),
+            )
+        },
         plan: plan.map(|plan| {
             let going = plan.into_iter().filter(|gone| gone.rows > 0 || gone.what != KEYS);
             going
@@ -157,7 +163,7 @@ pub(super) async fn pause(
 /// `POST /control/resume`.
 pub(super) async fn resume(State(console): State<ConsoleState>, operator: Operator) -> Result<Response, Problem> {
     let mut tx = console.begin().await?;
-    resume_relay(&mut tx, &operator.actor()).await.map_err(failed)?;
+    resume_relay(&mut tx, false, &operator.actor()).await.map_err(failed)?;
     commit(tx).await?;
     Ok(Redirect::to(Section::Control.href()).into_response())
 }

@@ -171,7 +171,7 @@ pub(super) async fn decide(
             let done = discard_dead_letters(&mut tx, &dead, &reason, &operator.actor()).await;
             let done = done.map_err(failed)?;
             commit(tx).await?;
-            format!("discarded-{done}")
+            format!("discarded-{}", done.discarded)
         }
         _ => return Err(Problem::new(Code::MalformedBody).detail(format!("there is no act {act:?}"))),
     };

@@ -403,7 +403,7 @@ texts! {
     c_paused_by(by: &str, span: &str) "Paused by {by} for {span}" "{by}이(가) {span}째 일시 중지"
     c_since "Since" "시작"
     c_retention "Retention" "보존"
-    c_retention_what(span: &str) "A leader drops partitions hourly once all their messages are settled, none of their dead letters is undecided, and they are older than {span}." "리더는 매시간, 모든 메시지가 처리되고 미결정 데드 레터가 없으며 {span}보다 오래된 파티션을 삭제합니다."
+    c_retention_what(span: &str, jobs: &str) "A leader drops partitions hourly once all their messages are settled, none of their dead letters is undecided, and they are older than {span}; those of jobs, {jobs}." "리더는 매시간, 모든 메시지가 처리되고 미결정 데드 레터가 없으며 {span}보다 오래된 파티션을 삭제합니다. 작업 파티션은 {jobs}입니다."
     c_retain "Drop now what is old" "오래된 것을 지금 삭제"
     c_retain_admin "Dropping it before that needs the role admin." "그 전에 삭제하려면 admin 역할이 필요합니다."
     c_plan "Dry run: nothing was dropped" "미리 보기: 삭제된 것 없음"

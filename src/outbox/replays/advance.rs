@@ -82,8 +82,14 @@ pub async fn advance(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
     // whoever has its lock first does it, the other finds it resolved.
     let dead = lock_unresolved(conn, &chunk.ids).await?;
     let send = if replay.filter.dead_only() { &dead } else { &chunk.ids };
-    let inserted = insert_rows(conn, replay.id, send).await?;
-    mark_retried(conn, &dead, &replay.reason, &replay.requested_by).await?;
+    let rows = insert_rows(conn, replay.id, send).await?;
+    let inserted = rows.len() as i64;
+    let (dead, retries): (Vec<_>, Vec<_>) = rows
+        .iter()
+        .filter(|(id, _)| dead.binary_search(id).is_ok())
+        .copied()
+        .unzip();
+    mark_retried(conn, &dead, &retries, &replay.reason, &replay.requested_by).await?;
 
     let done = chunk.cursor >= replay.upper_bound;
     let due_at = match pace {
@@ -222,21 +228,27 @@ async fn choose_chunk(conn: &mut PgConnection, replay: &Running, limit: i64) -> 
     Ok(Chunk { ids, cursor })
 }
 
-/// Writes the new rows in the order of the old ones: the identity is drawn in the order of the `select`. The
-/// replay of a replay names the original, so that one look-up finds all of a message's replays.
-async fn insert_rows(conn: &mut PgConnection, replay: Uuid, ids: &[i64]) -> sqlx::Result<i64> {
-    let done = sqlx::query(
-        "insert into outbox_messages
-             (event_id, job_id, key, event_time, created_at, replay_of, replay_id, traceparent, payload)
-         select m.event_id, m.job_id, m.key, m.event_time, (select clock_timestamp()), coalesce(m.replay_of, m.id), $2,
-                m.traceparent, m.payload
-         from outbox_messages m where m.id = any($1) order by m.id",
+/// Writes the new rows in the order of the old ones, whose ids it gives with the new ones. The replay of a replay names
+/// the original, so that one look-up finds all of a message's replays.
+async fn insert_rows(conn: &mut PgConnection, replay: Uuid, ids: &[i64]) -> sqlx::Result<Vec<(i64, i64)>> {
+    sqlx::query_as(
+        "with old as materialized (
+             select m.*, nextval('outbox_messages_id_seq') as new_id
+             from (select * from outbox_messages where id = any($1) order by id offset 0) m
+         ), new as (
+             insert into outbox_messages
+                 (id, event_id, job_id, key, event_time, created_at, replay_of, replay_id, traceparent, payload)
+             overriding system value
+             select new_id, event_id, job_id, key, event_time, (select clock_timestamp()), coalesce(replay_of, id), $2,
+                    traceparent, payload
+             from old
+         )
+         select id, new_id from old",
     )
     .bind(ids)
     .bind(replay)
-    .execute(conn)
-    .await?;
-    Ok(done.rows_affected() as i64)
+    .fetch_all(conn)
+    .await
 }
 
 /// How many messages may go now: those due since `due_at`, at most [`BURST`] of them, at least one when it

@@ -151,9 +151,9 @@ impl Leader<'_> {
             && self.lease.seq - self.recorder.last_base < BASE_EVERY;
         let request = PollRequest {
             oldest_from: self.position.frontier() + 1,
-            transactions: now >= self.reader.sample_at,
+            sample: now >= self.reader.sample_at,
         };
-        if request.transactions {
+        if request.sample {
             self.reader.sample_at = now + SAMPLE_EVERY;
         }
         let (lease, next_offsets) = (self.lease.clone(), self.next_offsets.clone());
@@ -277,8 +277,8 @@ impl Leader<'_> {
         self.seen.max_id = news.max_id;
         self.seen.oldest = news.oldest;
         self.relay.metrics.dead_rows.set(news.dead);
-        if let Some(age) = news.oldest_transaction_seconds {
-            self.relay.metrics.oldest_transaction_age_seconds.set(age);
+        if let Some(sample) = news.sample {
+            self.relay.show_sample(sample);
         }
         if news.replaying {
             self.relay.replays.wake();

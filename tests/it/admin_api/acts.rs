@@ -328,3 +328,30 @@ async fn a_replay_starts_only_with_the_count_that_was_agreed_to() {
     .await
     .failed(404, "not-found", "");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_may_read_for_longer_than_a_look_may() {
+    let desk = Desk::new().await;
+    let stage = &desk.stage;
+    let all = insert_messages(&stage.pool, 2, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all).await;
+    let mut holder = stage.connect().await;
+    sqlx::raw_sql("begin; lock table outbox_messages in access exclusive mode")
+        .execute(&mut holder)
+        .await
+        .expect("the lock");
+    // A list is ended by PostgreSQL after 30 s; the dry run waits on.
+    let list = desk.get(&desk.viewer, "/admin/api/messages");
+    let preview = async {
+        let asked = json!({"selection": {"ids": all}});
+        let preview = desk.post(&desk.operator, "/admin/api/replays/preview", &asked);
+        tokio::pin!(preview);
+        tokio::select! {
+            early = &mut preview => panic!("{early:?}"),
+            list = list => list.failed(503, "database-unavailable", "took too long"),
+        }
+        sqlx::raw_sql("rollback").execute(&mut holder).await.expect("its end");
+        preview.await
+    };
+    assert_eq!(preview.await.ok()["count"], 2);
+}

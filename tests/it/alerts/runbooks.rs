@@ -8,7 +8,10 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::runbook::Runbook;
-use crate::support::{App, PATIENCE, Stage, content::ContentService, document, drafts, eventually, token_for};
+use crate::support::{
+    App, PATIENCE, Stage, content::ContentService, document, drafts, eventually, token_for,
+    topics::delete_records_below,
+};
 
 /// Nobody listens there.
 const NOWHERE: (&str, &str) = ("kafka.brokers", "127.0.0.1:1");
@@ -119,6 +122,34 @@ async fn that_nobody_leads_is_found_by_its_runbook_and_over_when_a_relay_is_star
     stage.records(2).await;
     metric(&relay, "outbox_leading", "is 1", |v| v >= 1.0).await;
     says(&runbook.act().await, &["\"leader\":\"replica-2\""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_kafka_has_lost_are_looked_at_and_sent_again_by_their_runbook() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    accept(&stage, &app, 4).await;
+    let lost = stage.records(4).await.remove(3);
+    stage.drained().await;
+    metric(&app, "outbox_missing_rows", "is 0", |v| v <= 0.0).await;
+    // All of one draft, hence in one partition.
+    delete_records_below(&stage, lost.partition, lost.offset).await;
+    let audit = stage.run(&["audit", "--output", "json"]).await;
+    assert_eq!(audit.status.code(), Some(5), "{audit:?}");
+    let audit: serde_json::Value = serde_json::from_slice(&audit.stdout).expect("an audit");
+    metric(&app, "outbox_missing_rows", "is 3", |v| v >= 3.0).await;
+
+    let id = audit["id"].as_str().expect("an id").to_owned();
+    let runbook = Runbook::open(&stage, "missing-rows", &[]).await.with("018f...", &id);
+    // Tables, whose columns are as wide as they have to be.
+    let words = |printed: String| printed.split_whitespace().collect::<Vec<_>>().join(" ");
+    says(
+        &words(runbook.look().await),
+        &[&id, "missing 3", "kind partition offset", "kafka.replicas"],
+    );
+    says(&words(runbook.act().await), &["made good 3", "missing 0"]);
+    metric(&app, "outbox_missing_rows", "is 0", |v| v <= 0.0).await;
+    stage.records(4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ mod audit;
 mod command_line;
 mod dead_letters;
 mod doctor;
+mod json_shapes;
 mod long_log;
 mod pause;
 mod psql;

@@ -9,7 +9,10 @@ async fn a_pause_stands_as_it_was_given_until_it_is_ended() {
     let first = run(&stage, &["pause", "--reason", "broker upgrade", "--by", "ops"])
         .await
         .json();
-    assert_eq!((&first["changed"], &first["by"]), (&json!(true), &json!("ops")));
+    assert_eq!(
+        (&first["changed"], &first["pause"]["by"]),
+        (&json!(true), &json!("ops"))
+    );
     let second = run(&stage, &["pause", "--reason", "another"]).await;
     assert_eq!(second.json()["changed"], false);
     assert!(second.stderr.contains("broker upgrade"), "{second:?}");

@@ -5,7 +5,21 @@ use image_job_dispatcher::outbox::partitions;
 use uuid::Uuid;
 
 use super::{insert_messages, kill, run, settle};
-use crate::support::Stage;
+use crate::support::{PATIENCE, Stage, eventually, token_for};
+
+/// As if all ids of the first partition were used up; none from `unused` on was.
+async fn use_up_first_partition(stage: &Stage, unused: i64) {
+    sqlx::query(
+        "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, base_passed, base_closed)
+         select max(seq) + 1, max(fence), 'gone/1', clock_timestamp(), 'at-least-once', '{}', '{[1,1000001)}',
+                int8multirange(int8range($1, 1000001))
+         from outbox_checkpoints",
+    )
+    .bind(unused)
+    .execute(&stage.pool)
+    .await
+    .expect("a base");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_stay_as_long_as_nobody_has_decided_about_a_dead_letter_in_them() {
@@ -13,18 +27,13 @@ async fn partitions_stay_as_long_as_nobody_has_decided_about_a_dead_letter_in_th
     let all = insert_messages(&stage.pool, 3, &[Uuid::new_v4()], Uuid::new_v4()).await;
     settle(&stage.pool, &all[1..]).await;
     kill(&stage.pool, &all[..1], "invalid-record").await;
-    // As if all ids of the first partition were used up.
-    sqlx::query(
-        "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, base_passed, base_closed)
-         select max(seq) + 1, max(fence), 'gone/1', clock_timestamp(), 'at-least-once', '{}', '{[1,1000001)}', '{[4,1000001)}'
-         from outbox_checkpoints",
-    )
-    .execute(&stage.pool)
-    .await
-    .expect("a base");
+    use_up_first_partition(&stage, 4).await;
     let mut conn = stage.connect().await;
     let mut droppable = async || {
-        let everything_is_old = Utc::now() + TimeDelta::days(2);
+        let everything_is_old = partitions::Before {
+            messages: Utc::now() + TimeDelta::days(2),
+            jobs: Utc::now() + TimeDelta::days(2),
+        };
         let dropped = partitions::drop_settled(&mut conn, everything_is_old, true).await;
         let with_rows = dropped.expect("a plan").into_iter().filter(|d| d.rows == 3);
         let mut tables: Vec<_> = with_rows
@@ -38,4 +47,119 @@ async fn partitions_stay_as_long_as_nobody_has_decided_about_a_dead_letter_in_th
     let discarded = run(&stage, &["dead", "discard", &id, "--reason", "withdrawn", "--yes"]).await;
     assert_eq!(discarded.code, 0, "{discarded:?}");
     assert_eq!(droppable().await, ["jobs", "outbox_messages"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_stays_for_longer_than_its_message_is_told_what_became_of_it() {
+    let stage = Stage::new().await;
+    let (user, draft) = (Uuid::new_v4(), Uuid::new_v4());
+    let all = insert_messages(&stage.pool, 5, &[draft], user).await;
+    let [published, retried, discarded, again, given_up] = all[..] else {
+        unreachable!("five")
+    };
+    settle(&stage.pool, &[published]).await;
+    kill(&stage.pool, &[retried, discarded, again, given_up], "invalid-record").await;
+    let act = async |act: &str, id: i64| {
+        let ran = run(&stage, &["dead", act, &id.to_string(), "--reason", "a test", "--yes"]).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        sqlx::query_scalar::<_, i64>("select max(id) from outbox_messages")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("an id")
+    };
+    let retry = act("retry", retried).await;
+    settle(&stage.pool, &[retry]).await;
+    act("discard", discarded).await;
+    // Refused, sent again, refused, sent again; and refused, sent again, refused, given up.
+    let second = act("retry", again).await;
+    kill(&stage.pool, &[second], "invalid-record").await;
+    let third = act("retry", second).await;
+    settle(&stage.pool, &[third]).await;
+    let last = act("retry", given_up).await;
+    kill(&stage.pool, &[last], "invalid-record").await;
+    act("discard", last).await;
+    let letters = run(&stage, &["dead", "list", "--resolved"]).await.rows();
+    let letter = |id: i64| {
+        letters
+            .iter()
+            .find(|letter| letter["outbox_id"] == id)
+            .expect("a letter")
+    };
+    assert_eq!(letter(retried)["retry_id"], retry);
+    assert_eq!(letter(second)["retry_id"], third);
+    assert!(letter(discarded)["retry_id"].is_null());
+
+    let app = stage.spawn_app(&["--role", "api"], &[]);
+    app.ready().await;
+    let token = token_for(user);
+    let jobs: Vec<(i64, Uuid)> = sqlx::query_as("select outbox_id, id from jobs order by outbox_id")
+        .fetch_all(&stage.pool)
+        .await
+        .expect("jobs");
+    let states = async || {
+        let mut states = Vec::new();
+        for (_, job) in &jobs {
+            let answer = app.get_job(*job, &token).await.expect("an answer");
+            assert_eq!(answer.status(), 200);
+            let body: serde_json::Value = answer.json().await.expect("a body");
+            states.push(body["message"]["state"].as_str().expect("a state").to_owned());
+        }
+        states
+    };
+    let became = ["published", "published", "dead", "published", "dead"];
+    assert_eq!(states().await, became);
+
+    use_up_first_partition(&stage, last + 1).await;
+    let before = partitions::Before {
+        messages: Utc::now() + TimeDelta::days(2),
+        jobs: Utc::now() - TimeDelta::days(2),
+    };
+    let mut conn = stage.connect().await;
+    eventually("the messages are dropped", PATIENCE, async || {
+        partitions::drop_settled(&mut conn, before, false).await
+    })
+    .await;
+    let left: i64 = sqlx::query_scalar("select count(*) from outbox_messages")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a count");
+    assert_eq!(left, 0);
+    assert_eq!(states().await, became);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_kept_as_long_as_their_own_retention_says_and_never_shorter_than_messages() {
+    let stage = Stage::new().await;
+    let then = Utc::now() - TimeDelta::days(3);
+    let mut conn = stage.connect().await;
+    partitions::ensure_jobs(&mut conn, then).await.expect("partitions");
+    let message: i64 = sqlx::query_scalar(
+        "with m as (
+             insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
+             select gen_random_uuid(), uuid7_floor($1), gen_random_uuid(), $1, $1, '{}' returning id, job_id, key
+         ), j as (
+             insert into jobs (id, user_id, event_draft_id, outbox_id, created_at)
+             select job_id, gen_random_uuid(), key, id, $1 from m
+         )
+         select id from m",
+    )
+    .bind(then)
+    .fetch_one(&mut conn)
+    .await
+    .expect("a job of three days ago");
+    settle(&stage.pool, &[message]).await;
+    let table = format!("jobs_{}", then.format("%Y%m%d"));
+    for (messages, jobs, goes) in [
+        ("1day", "1day", true),
+        ("1day", "30days", false),
+        ("30days", "1day", false),
+    ] {
+        let settings = [("outbox.retention", messages), ("jobs.retention", jobs)];
+        let said = stage
+            .run_with(&["retain", "--dry-run", "--output", "json"], &settings)
+            .await;
+        let gone: Vec<serde_json::Value> = serde_json::from_slice(&said.stdout).expect("rows");
+        let listed = gone.iter().any(|gone| gone["what"] == *table);
+        assert_eq!(listed, goes, "{messages}, {jobs}: {gone:?}");
+    }
 }
