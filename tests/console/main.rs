@@ -14,11 +14,6 @@ use std::{
 };
 
 use image_job_dispatcher::dev_stack::end_with_this_process;
-use rdkafka::{
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
-    client::DefaultClientContext,
-    config::{ClientConfig, FromClientConfig as _},
-};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use support::{App, Stage, drafts, token::token_of, token_for, topics::delete_records_below};
@@ -107,7 +102,7 @@ async fn perform(act: Act, stage: &Stage, app: &App, draft: Uuid, token: &str) -
         Act::Write { messages } => json!({ "ids": write(stage, messages, 100).await.len() }),
         Act::Poison => json!({ "id": write(stage, 1, 5000).await[0] }),
         Act::Limit { bytes } => {
-            set_limit(stage, bytes).await;
+            stage.limit_topic(&bytes.to_string()).await;
             json!({})
         }
         Act::Lose { records } => {
@@ -157,17 +152,4 @@ async fn write(stage: &Stage, messages: i32, bytes: i32) -> Vec<i64> {
     .fetch_all(&stage.pool)
     .await
     .expect("rows")
-}
-
-async fn set_limit(stage: &Stage, bytes: u32) {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", stage.servers().kafka.bootstrap());
-    let admin: AdminClient<DefaultClientContext> = AdminClient::from_config(&config).expect("an admin client");
-    let bytes = bytes.to_string();
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&stage.topic)).set("max.message.bytes", &bytes);
-    let done = admin
-        .alter_configs(&[change], &AdminOptions::new())
-        .await
-        .expect("an answer");
-    assert!(done.iter().all(Result::is_ok), "{done:?}");
 }

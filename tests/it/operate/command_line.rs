@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{insert_messages, run};
-use crate::support::{PATIENCE, Stage, app::dispatcher, stage::empty_database};
+use crate::support::{PATIENCE, Stage, app::dispatcher, drafts, stage::empty_database, token_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_misspelt_is_answered_with_what_may_be_meant() {
@@ -181,6 +181,26 @@ fn on_terminal(stage: &Stage, arguments: &[&str], environment: &[(&str, &str)]) 
     let _ = fs::File::from(terminal.master).read_to_end(&mut shown);
     assert!(child.wait().expect("a status").code().is_some());
     String::from_utf8(shown).expect("UTF-8")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_shows_on_a_terminal_how_far_it_is_and_leaves_only_its_numbers() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    for _ in 0..3 {
+        app.accept(draft, &token_for(user)).await;
+    }
+    stage.records(3).await;
+    stage.drained().await;
+    let shown = on_terminal(&stage, &["audit"], &[("TERM", "xterm")]);
+    let (bar, rest) = shown
+        .rsplit_once("100% of 3 offsets")
+        .unwrap_or_else(|| panic!("{shown:?}"));
+    assert!(!bar.contains("receipts") && rest.contains("receipts"), "{shown:?}");
+    let piped = stage.run(&["audit"]).await;
+    assert!(!String::from_utf8_lossy(&piped.stderr).contains("offsets"), "{piped:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
