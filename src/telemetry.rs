@@ -155,7 +155,7 @@ impl Metrics {
         );
         r.register(
             "outbox_missing_rows",
-            "Messages whose records the last audit found missing from the topic (leader only)",
+            "Messages whose records the audits found missing from the topic (leader only)",
             m.missing_rows.clone(),
         );
         r.register(

@@ -184,6 +184,7 @@ async fn find_made_good(conn: &mut PgConnection, lost: &RoaringTreemap) -> sqlx:
         if chunk.is_empty() {
             return Ok(made_good);
         }
+        made_good.extend(audits::find_unsent(conn, &chunk).await?.iter().map(|id| *id as u64));
         for (id, later) in audits::find_later(conn, &chunk).await? {
             // A replay can be lost as well.
             if !lost.contains(later as u64) {

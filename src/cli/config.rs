@@ -16,6 +16,14 @@ pub enum Args {
     Show,
 }
 
+/// What `config check` prints for programs; what cannot be used is an error.
+#[derive(Debug, Serialize)]
+struct Checked {
+    ok: bool,
+    /// What is allowed and probably not meant.
+    notes: Vec<String>,
+}
+
 /// A row of `config show`.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
@@ -28,11 +36,14 @@ pub(super) fn run(args: &Args, sources: &Sources, format: Format) -> Result<(), 
     let config = Config::load(sources)?;
     match args {
         Args::Check => {
-            for note in config.notes() {
+            let notes = config.notes();
+            if format != Format::Table {
+                return output::one(format, &[], &Checked { ok: true, notes });
+            }
+            for note in notes {
                 eprintln!("note: {note}");
             }
-            writeln!(std::io::stdout(), "ok")?;
-            Ok(())
+            Ok(writeln!(std::io::stdout(), "ok")?)
         }
         Args::Show => {
             let rows: Vec<Row> = config

@@ -60,6 +60,9 @@ struct Global {
     /// Configuration in TOML; the keys are those of `dispatcher config show`
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Use the settings of [contexts.NAME] of the file, over file and environment: production, staging
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
     /// Set one key, over file and environment; may be repeated (other users of the machine can see it: no secrets)
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
@@ -135,9 +138,14 @@ pub fn run() -> ExitCode {
 
 async fn dispatch(command: Command, global: Global) -> Result<(), CliError> {
     if let Command::StartDev(args) = command {
+        if global.context.is_some() {
+            return Err(CliError::Usage(
+                "start-dev runs on servers of its own: it knows no --context".to_owned(),
+            ));
+        }
         return Box::pin(start_dev::run(&args, global.config, global.set)).await;
     }
-    let sources = Sources::of_process(global.config, global.set);
+    let sources = Sources::of_process(global.config, global.context, global.set);
     // Commands that need no configuration must not fail over it.
     let context = || Config::load(&sources).map(|config| Context::new(config, global.output));
     match command {

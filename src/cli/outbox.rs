@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{CliError, Context, Format, output};
 use crate::{
     console::api::messages::read_life,
+    jobs::status::read_job,
     outbox::{
         instant,
         overview::read_stats,
@@ -149,9 +150,10 @@ struct HeaderLine<'a> {
 }
 
 async fn show(id: &str, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
-    let id = match (id.parse::<i64>(), id.parse::<Uuid>()) {
+    let job = id.parse::<Uuid>().ok();
+    let id = match (id.parse::<i64>(), job) {
         (Ok(id), _) => id,
-        (_, Ok(job)) => query::find_first_message(conn, job)
+        (_, Some(job)) => query::find_first_message(conn, job)
             .await?
             .ok_or_else(|| CliError::NotFound(format!("there is no job {job}")))?,
         _ => {
@@ -160,11 +162,22 @@ async fn show(id: &str, context: &Context, conn: &mut PgConnection) -> Result<()
             )));
         }
     };
-    let shown = read_life(conn, id, &context.config.kafka.topic).await?.ok_or_else(|| {
-        CliError::NotFound(format!(
-            "there is no message {id} in the outbox; retention may have dropped it"
-        ))
-    })?;
+    let topic = &context.config.kafka.topic;
+    let Some(shown) = read_life(conn, id, topic).await? else {
+        let left = match job {
+            Some(job) => read_job(conn, job, topic).await?,
+            None => None,
+        };
+        return Err(CliError::NotFound(match left {
+            Some((_, job)) => format!(
+                "retention has dropped message {id}; its job is {}, accepted {}, and its message was {}",
+                job.status.as_str(),
+                job.created_at,
+                job.message.state.as_str()
+            ),
+            None => format!("there is no message {id} in the outbox; retention may have dropped it"),
+        }));
+    };
     if context.output != Format::Table {
         return output::one(context.output, &[], &shown);
     }
@@ -247,6 +260,7 @@ async fn stats(context: &Context, conn: &mut PgConnection) -> Result<(), CliErro
         "dead_retried",
         "dead_discarded",
         "dead_resolved_exact",
+        "missing",
         "leader",
         "lease_until",
         "checkpoint",

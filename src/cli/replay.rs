@@ -165,11 +165,11 @@ impl CreateArgs {
             return Err(CliError::Usage("--reason is empty: say why".to_owned()));
         }
         let audit = if self.missing {
-            let audit = audits::read_last_audit(conn)
+            let audit = audits::read_standing_audit(conn)
                 .await?
                 .ok_or_else(|| CliError::NotFound("there was no audit yet: run `dispatcher audit`".to_owned()))?;
             eprintln!(
-                "the last audit, of {}, found {} messages missing",
+                "the audit of {} found {} messages missing",
                 audit.started_at, audit.counts.missing
             );
             Some(audit.id)

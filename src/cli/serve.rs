@@ -21,7 +21,7 @@ use sqlx::{
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -139,6 +139,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     let (monitor, sampler) = monitor(config, &database, &metrics)?;
     let console = authenticator.clone().map_or_else(Router::new, |authenticator| {
         console::router(ConsoleState {
+            counting: Arc::new(Semaphore::new(1)),
             pool: console::pool(&database, config.database.connect_timeout),
             authenticator,
             config: Arc::new(config.clone()),

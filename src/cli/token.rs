@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{CliError, Context};
+use super::{CliError, Context, Format, output};
 use crate::{
     config::{Auth, AuthKeys},
     http::auth::Role,
@@ -38,6 +38,12 @@ fn ttl(text: &str) -> Result<Duration, String> {
     Ok(ttl)
 }
 
+/// What is printed for programs.
+#[derive(Serialize)]
+struct Signed {
+    token: String,
+}
+
 #[derive(Serialize)]
 struct Claims<'a> {
     sub: Uuid,
@@ -52,8 +58,10 @@ struct Claims<'a> {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let token = sign(&context.config.auth, args.user, args.role, args.ttl)?;
-    writeln!(std::io::stdout(), "{token}")?;
-    Ok(())
+    match context.output {
+        Format::Table => Ok(writeln!(std::io::stdout(), "{token}")?),
+        format => output::one(format, &[], &Signed { token }),
+    }
 }
 
 /// Signs a token with `auth.jwt_secret`, that the service of the same configuration takes.

@@ -5,7 +5,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{names::DEFAULTS, redact};
+use super::{
+    names::{self, DEFAULTS},
+    redact,
+};
 
 /// A value of a TOML document that is not a table.
 pub(super) struct Leaf {
@@ -41,7 +44,7 @@ fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, each: &mut impl FnMut(
             )),
             DeValue::String(string) => Ok(string.to_string()),
             // A secret that looks like a number stays as it was written.
-            _ if redact::is_secret(&key) => Ok(text[value.span()].to_owned()),
+            _ if redact::is_secret(names::split_context(&key).1) => Ok(text[value.span()].to_owned()),
             DeValue::Integer(integer) => Ok(integer.to_string()),
             DeValue::Float(float) => Ok(float.to_string()),
             DeValue::Boolean(boolean) => Ok(boolean.to_string()),

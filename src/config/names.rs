@@ -33,6 +33,14 @@ const CONVENTIONAL: [(&str, &str); 3] = [
 /// What our variables begin with.
 pub(super) const ENV_PREFIX: &str = "DISPATCHER_";
 
+/// The context's name and the setting's of `contexts.NAME.KEY`; of any other key, the key.
+pub(super) fn split_context(key: &str) -> (Option<&str>, &str) {
+    match key.strip_prefix("contexts.").and_then(|rest| rest.split_once('.')) {
+        Some((context, key)) => (Some(context), key),
+        None => (None, key),
+    }
+}
+
 /// Whether a setting has this name.
 pub(super) fn is_known(key: &str) -> bool {
     KEYS.contains_key(key) || kafka_properties::name(key).is_some()

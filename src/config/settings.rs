@@ -22,6 +22,9 @@ use super::{
 pub struct Sources {
     /// `--config FILE`.
     pub file: Option<PathBuf>,
+    /// `--context NAME`: the table `[contexts.NAME]` of the file, which is given by a flag and so is stronger than the
+    /// environment.
+    pub context: Option<String>,
     /// Names and values of the environment; those that are not about this program are left alone.
     pub environment: Vec<(OsString, OsString)>,
     /// Keys and values given by flags, the strongest; of two for one key the later counts.
@@ -29,10 +32,11 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// `--config FILE` and the flags of this process, and its environment.
-    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
+    /// `--config FILE`, `--context NAME` and the flags of this process, and its environment.
+    pub fn of_process(file: Option<PathBuf>, context: Option<String>, flags: Vec<(String, String)>) -> Self {
         Self {
             file,
+            context,
             environment: std::env::vars_os().collect(),
             flags,
         }
@@ -58,6 +62,15 @@ pub enum Origin {
         /// From 1; none is the file as a whole.
         line: Option<usize>,
     },
+    /// A line of a context of `--config FILE`.
+    Context {
+        /// Its name.
+        name: String,
+        /// As given.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
     /// A variable of the environment.
     Environment(String),
     /// A file that a variable names, for secrets.
@@ -67,8 +80,8 @@ pub enum Origin {
         /// Its value.
         path: PathBuf,
     },
-    /// `--set`.
-    Flag,
+    /// A flag: `--set`, or `--context`.
+    Flag(&'static str),
 }
 
 impl fmt::Display for Origin {
@@ -77,9 +90,10 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
             Self::File { path, line: None } => write!(f, "{}", path.display()),
+            Self::Context { name, path, line } => write!(f, "{}:{line}, context {name}", path.display()),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::SecretFile { variable, path } => write!(f, "environment {variable}, {}", path.display()),
-            Self::Flag => f.write_str("--set"),
+            Self::Flag(flag) => f.write_str(flag),
         }
     }
 }
@@ -121,14 +135,18 @@ impl Settings {
                     (key.clone(), setting)
                 })
                 .collect(),
+            contexts: BTreeMap::new(),
             problems: Vec::new(),
         };
         if let Some(path) = &sources.file {
             layers.add_file(path);
         }
         layers.add_environment(&sources.environment);
+        if let Some(name) = &sources.context {
+            layers.add_context(name, sources.file.as_deref());
+        }
         for (key, value) in &sources.flags {
-            layers.set(key, key, Ok(value.clone()), Origin::Flag);
+            layers.set(key, key, Ok(value.clone()), Origin::Flag("--set"));
         }
         if layers.problems.is_empty() {
             Ok(Self(layers.settings))
@@ -170,12 +188,21 @@ impl Settings {
 /// The settings while they are gathered.
 struct Layers {
     settings: BTreeMap<String, Setting>,
+    /// The settings of each context of the file.
+    contexts: BTreeMap<String, Vec<(String, Setting)>>,
     problems: Vec<Problem>,
 }
 
 impl Layers {
     /// `written` is the name as the operator wrote it.
     fn set(&mut self, key: &str, written: &str, value: Result<String, String>, origin: Origin) {
+        if let Some(setting) = self.check(key, written, value, origin) {
+            self.settings.insert(key.to_owned(), setting);
+        }
+    }
+
+    /// `None`: it is a problem, and noted.
+    fn check(&mut self, key: &str, written: &str, value: Result<String, String>, origin: Origin) -> Option<Setting> {
         if !names::is_known(key) {
             let suggestion = names::suggest(key, KEYS.keys().map(String::as_str));
             self.problems.push(Problem::UnknownKey {
@@ -183,14 +210,38 @@ impl Layers {
                 origin,
                 suggestion,
             });
-            return;
+            return None;
         }
         match value {
-            Ok(value) => {
-                self.settings.insert(key.to_owned(), Setting { value, origin });
+            Ok(value) => Some(Setting { value, origin }),
+            Err(message) => {
+                self.problems.push(Problem::Source { origin, message });
+                None
             }
-            Err(message) => self.problems.push(Problem::Source { origin, message }),
         }
+    }
+
+    /// Lays a context over what is there. All contexts were checked with the file, also those that nobody asks for.
+    fn add_context(&mut self, name: &str, file: Option<&Path>) {
+        if let Some(settings) = self.contexts.remove(name) {
+            return self.settings.extend(settings);
+        }
+        let message = match file {
+            None => format!("the context {name} is a table of the file: give --config FILE as well"),
+            Some(path) if self.contexts.is_empty() => {
+                format!("{} has no contexts: [contexts.{name}] would be one", path.display())
+            }
+            Some(path) => {
+                let there: Vec<_> = self.contexts.keys().map(String::as_str).collect();
+                format!(
+                    "{} has no context {name}: there are {}",
+                    path.display(),
+                    there.join(", ")
+                )
+            }
+        };
+        let origin = Origin::Flag("--context");
+        self.problems.push(Problem::Source { origin, message });
     }
 
     fn add_file(&mut self, path: &Path) {
@@ -210,7 +261,18 @@ impl Layers {
         };
         match DeTable::parse(&text) {
             Ok(table) => document::for_each_leaf(&text, &table, &mut |leaf| {
-                self.set(&leaf.key, &leaf.key, leaf.value, origin(Some(leaf.line)));
+                let (Some(name), key) = names::split_context(&leaf.key) else {
+                    return self.set(&leaf.key, &leaf.key, leaf.value, origin(Some(leaf.line)));
+                };
+                let (name, path, line) = (name.to_owned(), path.to_owned(), leaf.line);
+                let origin = Origin::Context {
+                    name: name.clone(),
+                    path,
+                    line,
+                };
+                if let Some(setting) = self.check(key, &leaf.key, leaf.value, origin) {
+                    self.contexts.entry(name).or_default().push((key.to_owned(), setting));
+                }
             }),
             Err(error) => {
                 let line = document::line_of(&text, error.span().map_or(0, |span| span.start));

@@ -25,6 +25,7 @@ use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
     csrf::{CsrfLayer, ProtectionError},
@@ -49,7 +50,7 @@ use crate::{
 /// Connections of the console: people are few, and what they ask must not wait behind, nor hold up, the reads of
 /// the public API, which have a pool of their own.
 const CONNECTIONS: u32 = 4;
-/// No look into the log takes longer, except as [`ConsoleState::begin_counting`] says; what does is ended by PostgreSQL and
+/// No look into the log takes longer, except as [`ConsoleState::counting`] says; what does is ended by PostgreSQL and
 /// answered 503.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -64,6 +65,8 @@ pub struct ConsoleState {
     pub config: Arc<Config>,
     /// What this process has measured.
     pub metrics: Arc<Metrics>,
+    /// Replays that are counted at a time: each reads all that it would send.
+    pub counting: Arc<Semaphore>,
     /// What the overview shows.
     pub monitor: Monitor,
     /// Ends open streams.

@@ -67,6 +67,17 @@ pub enum MessageState {
     Dead,
 }
 
+impl MessageState {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Published => "published",
+            Self::Dead => "dead",
+        }
+    }
+}
+
 impl JobStatus {
     /// Nothing comes after it.
     pub fn is_final(self) -> bool {
@@ -89,11 +100,7 @@ impl JobView {
     /// every replica gives the same one, and it needs no hash. Its leading number is the version of the
     /// body's shape.
     pub fn etag(&self) -> String {
-        let state = match self.message.state {
-            MessageState::Pending => "pending",
-            MessageState::Published => "published",
-            MessageState::Dead => "dead",
-        };
+        let state = self.message.state.as_str();
         let mut tag = format!("W/\"1-{}-{state}", self.status.as_str());
         if let (Some(partition), Some(offset)) = (self.message.partition, self.message.offset) {
             _ = write!(tag, "-{partition}-{offset}");

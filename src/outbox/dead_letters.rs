@@ -119,16 +119,25 @@ pub struct DeadPage {
     pub resolved: bool,
 }
 
+/// By name: a statement that was prepared before a column came would fail with `*`.
+macro_rules! columns {
+    () => {
+        "d.outbox_id, d.error_class, d.error, d.died_at, d.resolution, d.resolved_at, d.resolved_by, d.reason, d.retry_id, \
+         m.job_id, m.key"
+    };
+}
+
 /// One page, newest first.
 pub async fn list_dead_letters(conn: &mut PgConnection, page: &DeadPage) -> sqlx::Result<Vec<DeadLetter>> {
-    sqlx::query_as(
-        "select d.*, m.job_id, m.key
-         from outbox_dead_letters d left join outbox_messages m on m.id = d.outbox_id
-         where ($1::bigint is null or d.outbox_id < $1)
-           and ($2::text is null or d.error_class = $2)
-           and ($3 or d.resolution is null)
-         order by d.outbox_id desc limit $4",
-    )
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from outbox_dead_letters d left join outbox_messages m on m.id = d.outbox_id
+             where ($1::bigint is null or d.outbox_id < $1)
+               and ($2::text is null or d.error_class = $2)
+               and ($3 or d.resolution is null)
+             order by d.outbox_id desc limit $4"
+    ))
     .persistent(false)
     .bind(page.after)
     .bind(&page.class)
@@ -180,11 +189,12 @@ pub async fn group_dead_letters(conn: &mut PgConnection) -> sqlx::Result<Vec<Dea
 
 /// Reads those of `ids` that are dead letters, resolved or not.
 pub async fn read_dead_letters(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<DeadLetter>> {
-    sqlx::query_as(
-        "select d.*, m.job_id, m.key
-         from outbox_dead_letters d left join outbox_messages m on m.id = d.outbox_id
-         where d.outbox_id = any($1) order by d.outbox_id",
-    )
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from outbox_dead_letters d left join outbox_messages m on m.id = d.outbox_id
+             where d.outbox_id = any($1) order by d.outbox_id"
+    ))
     .bind(ids)
     .fetch_all(conn)
     .await

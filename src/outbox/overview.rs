@@ -27,6 +27,8 @@ pub struct Overview {
     pub dead_discarded: i64,
     /// False: there are more of the last two.
     pub dead_resolved_exact: bool,
+    /// Messages whose records the audits found missing from the topic.
+    pub missing: i64,
     /// The leading replica; null: none leads.
     pub leader: Option<String>,
     /// When the leader's lease ends unless it renews it; also that of a lease that has run out. Null: nobody
@@ -67,7 +69,7 @@ pub async fn read_overview(conn: &mut PgConnection) -> sqlx::Result<Overview> {
     sqlx::query_as(
         "select o.pending, o.oldest_pending_age_seconds, coalesce(o.published, 0) as published, o.dead, o.leader,
                 least(retried.n, $1) as dead_retried, least(discarded.n, $1) as dead_discarded,
-                greatest(retried.n, discarded.n) <= $1 as dead_resolved_exact,
+                greatest(retried.n, discarded.n) <= $1 as dead_resolved_exact, outbox_missing() as missing,
                 nullif(c.lease_until, '-infinity') as lease_until, c.seq as checkpoint, c.fence
          from outbox_overview o
          cross join (

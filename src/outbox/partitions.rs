@@ -203,25 +203,41 @@ const OUTBOX_DROPPABLE: &str = "
       and not exists (select from outbox_dead_letters d where d.outbox_id >= lo and d.outbox_id < hi
                       and d.resolution is null)";
 
+/// Dead letters of which more is to come: somebody has to decide, or what sent them again waits or has died as well.
+macro_rules! with_open_letters {
+    () => {
+        "with recursive open (id) as (
+             select outbox_id from outbox_dead_letters
+             where resolution is null or not coalesce(retry_id <@ (select outbox_settled()), true)
+             union
+             select d.outbox_id from open join outbox_dead_letters d on d.retry_id = open.id
+         )
+         "
+    };
+}
+
 /// A day's results go with the day's jobs: when those are old and settled.
-const RESULTS_DROPPABLE: &str = "
-    select (select count(*) from {partition}) from pg_class
+const RESULTS_DROPPABLE: &str = concat!(
+    with_open_letters!(),
+    "select (select count(*) from {partition}) from pg_class
     where oid = '{partition}'::regclass
       and to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1
       and not exists (
         select from jobs j where j.id >= uuid7_floor(to_date(right(relname, 8), 'YYYYMMDD')::timestamp at time zone 'utc')
           and j.id < uuid7_floor((to_date(right(relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'utc')
-          and (not j.outbox_id <@ (select outbox_settled())
-               or exists (select from outbox_dead_letters d where d.outbox_id = j.outbox_id and d.resolution is null)))";
+          and (not j.outbox_id <@ (select outbox_settled()) or exists (select from open where open.id = j.outbox_id)))"
+);
 
 /// A day's jobs: old, and every one's message settled.
-const JOBS_DROPPABLE: &str = "
-    select (select count(*) from {partition}) from pg_class
+const JOBS_DROPPABLE: &str = concat!(
+    with_open_letters!(),
+    "select (select count(*) from {partition}) from pg_class
     where oid = '{partition}'::regclass
       and to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1
       and not exists (
         select from {partition} j where not j.outbox_id <@ (select outbox_settled())
-          or exists (select from outbox_dead_letters d where d.outbox_id = j.outbox_id and d.resolution is null))";
+          or exists (select from open where open.id = j.outbox_id))"
+);
 
 /// Checkpoints: a newer base exists beyond the partition, and every id in its receipts has gone.
 const CHECKPOINTS_DROPPABLE: &str = "

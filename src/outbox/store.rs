@@ -74,7 +74,7 @@ pub struct Sample {
     /// Seconds since the oldest transaction of this database began, or was prepared: as long as it is open, vacuum removes
     /// nothing that is newer. 0: none is open. Those of other users are shown to members of `pg_read_all_stats` only.
     pub oldest_transaction_seconds: f64,
-    /// Messages whose records the last audit found missing from the topic.
+    /// Messages whose records the audits found missing from the topic: `outbox_missing()` of the schema.
     pub missing: i64,
 }
 
@@ -97,7 +97,7 @@ macro_rules! sample {
               where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()),
              (select min(prepared) from pg_prepared_xacts where database = current_database())
          ))), 0)::float8 as oldest_transaction_seconds,
-         coalesce((select missing from outbox_audits order by id desc limit 1), 0) as missing"
+         outbox_missing() as missing"
     };
 }
 

@@ -116,7 +116,7 @@ async function scenario() {
   await page.getByRole("link", { name: "Overview" }).click();
   const { jobs } = await act("accept", { jobs: 5 });
   await eventually("all is well", async () => seen(await verdict(page), /All is well/));
-  await eventually("a chart is drawn", async () => assert.ok((await page.locator(".plot canvas").count()) === 3));
+  await eventually("a chart is drawn", async () => assert.ok((await page.locator(".plot canvas").count()) === 4));
   await look(page, "overview");
 
   says("one message, whose title is markup");

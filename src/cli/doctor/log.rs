@@ -6,6 +6,7 @@ use super::{Finding, duration};
 use crate::{
     cli::Context,
     outbox::{
+        audits::read_standing_audit,
         control::read_pause,
         overview::{Overview, read_overview},
         schema,
@@ -95,6 +96,25 @@ pub(super) async fn check_log(conn: &mut PgConnection, context: &Context) -> sql
         )
     } else {
         Finding::ok("outbox.dead_letters", "none waits for you")
+    });
+    let audit = read_standing_audit(conn).await?;
+    findings.push(match audit {
+        Some(audit) if audit.counts.missing > 0 => Finding::fail(
+            "outbox.audit",
+            format!(
+                "the audit of {} found {} messages missing from the topic",
+                audit.started_at, audit.counts.missing
+            ),
+            "find out what Kafka lost and why, then `dispatcher replay create --missing`; see docs/audit.md",
+        ),
+        Some(audit) => Finding::ok(
+            "outbox.audit",
+            format!("the one of {} found nothing missing", audit.started_at),
+        ),
+        None => Finding::ok(
+            "outbox.audit",
+            "none was made yet: `dispatcher audit` compares the topic with the receipts",
+        ),
     });
     Ok(findings)
 }

@@ -15,9 +15,10 @@ mod overview;
 pub mod replays;
 pub mod retain;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use sqlx::{PgTransaction, Postgres, pool::PoolConnection};
+use sqlx::{PgConnection, PgTransaction, Postgres, pool::PoolConnection};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::ConsoleState;
@@ -113,6 +114,18 @@ const ACT: &[Code] = &[
     Code::DatabaseUnavailable,
     Code::OutcomeUnknown,
 ];
+const PREVIEW: &[Code] = &[
+    Code::MalformedBody,
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::CrossOrigin,
+    Code::NotFound,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::KeysUnavailable,
+    Code::DatabaseUnavailable,
+    Code::Overloaded,
+];
 const CREATE: &[Code] = &[
     Code::MalformedBody,
     Code::Unauthorized,
@@ -125,6 +138,7 @@ const CREATE: &[Code] = &[
     Code::OperationIdReused,
     Code::KeysUnavailable,
     Code::DatabaseUnavailable,
+    Code::Overloaded,
     Code::OutcomeUnknown,
 ];
 const CHANGE: &[Code] = &[
@@ -149,7 +163,7 @@ pub(super) const PROBLEMS: Problems = &[
     ("discard_dead_letters", ACT),
     ("list_replays", LIST),
     ("create_replay", CREATE),
-    ("preview_replay", ACT),
+    ("preview_replay", PREVIEW),
     ("show_replay", ONE),
     ("pause_replay", CHANGE),
     ("resume_replay", CHANGE),
@@ -175,20 +189,34 @@ impl ConsoleState {
         self.pool.begin().await.map_err(failed)
     }
 
-    /// The same, for what counts all that a replay would send: [`COUNT_TIMEOUT`].
-    pub(super) async fn begin_counting(&self) -> Result<PgTransaction<'static>, Problem> {
-        let mut tx = self.begin().await?;
-        sqlx::query("select set_config('statement_timeout', $1, true)")
-            .bind(COUNT_TIMEOUT.as_millis().to_string())
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
-        Ok(tx)
+    /// What counts all that a replay would send, on a connection of its own; one at a time in this process.
+    pub(super) async fn counting(&self) -> Result<Counting, Problem> {
+        let permit = Arc::clone(&self.counting).try_acquire_owned().map_err(|_| {
+            Problem::new(Code::Overloaded)
+                .detail("another replay is being counted; try again when that is done")
+                .retry_after(SOON)
+        })?;
+        let mut conn = self.conn().await?.detach();
+        // Whoever asked may go away: PostgreSQL then ends the statement, and nobody waits for it.
+        sqlx::query(
+            "select set_config('statement_timeout', $1, false), set_config('client_connection_check_interval', '1s', false)",
+        )
+        .bind(COUNT_TIMEOUT.as_millis().to_string())
+        .execute(&mut conn)
+        .await
+        .map_err(failed)?;
+        Ok(Counting { conn, _permit: permit })
     }
 }
 
+/// See [`ConsoleState::counting`].
+pub(super) struct Counting {
+    pub conn: PgConnection,
+    _permit: OwnedSemaphorePermit,
+}
+
 /// Commits an act.
-pub(super) async fn commit(tx: PgTransaction<'static>) -> Result<(), Problem> {
+pub(super) async fn commit(tx: PgTransaction<'_>) -> Result<(), Problem> {
     // The answer of a commit can be lost after it was done.
     tx.commit()
         .await
@@ -217,8 +245,9 @@ pub(super) fn failed(error: sqlx::Error) -> Problem {
         .is_some_and(|said| said.code().as_deref() == Some("57014"));
     let mut problem = Problem::new(code).cause(error);
     if took_too_long {
-        problem =
-            problem.detail("PostgreSQL took too long to answer this and was stopped; ask for less, or again later");
+        problem = problem.detail(
+            "PostgreSQL was stopped before it could answer: it took too long, or somebody cancelled it; ask for less",
+        );
     }
     if code == Code::DatabaseUnavailable {
         problem.retry_after(SOON)

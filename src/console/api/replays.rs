@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::{Deserialize, Serialize};
+use sqlx::Connection as _;
 use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -100,8 +101,7 @@ pub(super) async fn preview(
     Act(asked): Act<PreviewReplay>,
 ) -> Result<Json<Previewed>, Problem> {
     let selection = selection(&asked.selection)?;
-    let mut tx = console.begin_counting().await?;
-    let preview = replays::preview_replay(&mut tx, &selection)
+    let preview = replays::preview_replay(&mut console.counting().await?.conn, &selection)
         .await
         .map_err(not_selected)?;
     Ok(Json(Previewed::from(preview)))
@@ -144,7 +144,8 @@ pub(super) async fn create(
 /// Starts a replay, unless its operation was started before. `agreed`: start nothing when another number of messages
 /// is selected by now.
 pub async fn start(console: &ConsoleState, new: &NewReplay, agreed: Option<i64>) -> Result<Created, Problem> {
-    let mut tx = console.begin_counting().await?;
+    let mut counting = console.counting().await?;
+    let mut tx = counting.conn.begin().await.map_err(failed)?;
     if let Some(existing) = replays::find_operation(&mut tx, &new.operation_id)
         .await
         .map_err(failed)?

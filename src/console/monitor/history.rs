@@ -39,6 +39,8 @@ pub struct Point {
     pub pending: Option<f64>,
     /// Age of the oldest; the maximum.
     pub oldest_seconds: Option<f64>,
+    /// Until what waits is gone, as it was forecast; the maximum. Nothing where it does not become less.
+    pub gone_seconds: Option<f64>,
     /// From acceptance to receipt, the median; the mean of those of the looks.
     pub p50_seconds: Option<f64>,
     /// Likewise the 99th percentile; the maximum.
@@ -105,6 +107,7 @@ impl Ring {
                 mean(&mut last.p50_seconds, seen.p50_seconds, &mut self.counts[2]);
                 max(&mut last.pending, seen.pending);
                 max(&mut last.oldest_seconds, seen.oldest_seconds);
+                max(&mut last.gone_seconds, seen.gone_seconds);
                 max(&mut last.p99_seconds, seen.p99_seconds);
             }
             _ => {
@@ -143,6 +146,7 @@ mod tests {
             outgoing: value,
             pending: value,
             oldest_seconds: value,
+            gone_seconds: value,
             p50_seconds: value,
             p99_seconds: value,
         }

@@ -23,10 +23,13 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::history::{History, Point};
+use self::{
+    history::{History, Point},
+    verdict::{Forecast, Verdict, forecast},
+};
 use crate::{
     outbox::{
-        audits::{Audit, read_last_audit},
+        audits::{Audit, read_standing_audit},
         control::{Pause, read_pause},
         dead_letters::{DeadGroup, group_dead_letters},
         overview::{Latency, Overview, read_latency, read_newest_id, read_overview},
@@ -104,7 +107,7 @@ pub struct Seen {
     pub dead: Vec<DeadGroup>,
     /// Those that run or are paused, newest first.
     pub replays: Vec<Replay>,
-    /// The last audit; none: there was none yet.
+    /// The audit that counts; none: there was none yet.
     pub audit: Option<Audit>,
 }
 
@@ -304,9 +307,8 @@ impl Sampler {
         let rates = self.rates(answered);
         if let Some(seen) = answered {
             self.checkpoint = seen.overview.checkpoint.unwrap_or(0);
-            self.history.lock().add(point(at, seen, rates));
         }
-        Look {
+        let look = Look {
             at,
             database: reach(database, before.as_deref().map(|b| &b.database)),
             kafka: reach(kafka, before.as_deref().map(|b| &b.kafka)),
@@ -315,7 +317,13 @@ impl Sampler {
             breaker_open: self.metrics.breaker_open.get() == 1,
             rates,
             seen,
+        };
+        if look.database.answer.is_ok()
+            && let Some(seen) = &look.seen
+        {
+            self.history.lock().add(point(at, &look, seen));
         }
+        look
     }
 
     async fn ask_database(&self) -> Result<Seen, String> {
@@ -365,7 +373,7 @@ async fn read(conn: &mut PgConnection, since_checkpoint: i64) -> sqlx::Result<Se
             _ => group_dead_letters(conn).await?,
         },
         replays: list_open_replays(conn, REPLAYS).await?,
-        audit: read_last_audit(conn).await?,
+        audit: read_standing_audit(conn).await?,
         overview,
     })
 }
@@ -384,13 +392,20 @@ fn rates(from: Count, to: Count) -> Option<Rates> {
     })
 }
 
-fn point(at: DateTime<Utc>, seen: &Seen, rates: Option<Rates>) -> Point {
+fn point(at: DateTime<Utc>, look: &Look, seen: &Seen) -> Point {
+    let rates = look.rates;
+    let gone = forecast(Verdict::of(Some(look)), seen.overview.pending, rates);
     Point {
         at: at.timestamp(),
         incoming: rates.map(|r| r.incoming),
         outgoing: rates.map(|r| r.outgoing),
         pending: Some(seen.overview.pending as f64),
         oldest_seconds: Some(seen.overview.oldest_pending_age_seconds),
+        gone_seconds: match gone {
+            Forecast::Nothing => Some(0.0),
+            Forecast::In(time) => Some(time.as_secs_f64()),
+            Forecast::NotShrinking | Forecast::Halted | Forecast::Unknown => None,
+        },
         p50_seconds: seen.latency.as_ref().map(|l| l.p50_seconds),
         p99_seconds: seen.latency.as_ref().map(|l| l.p99_seconds),
     }

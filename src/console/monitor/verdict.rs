@@ -185,6 +185,7 @@ mod tests {
                 dead_retried: 0,
                 dead_discarded: 0,
                 dead_resolved_exact: true,
+                missing: 0,
                 leader: Some("one".to_owned()),
                 lease_until: None,
                 checkpoint: Some(1),

@@ -55,7 +55,7 @@ struct Overview {
     c: Chrome,
     live: String,
     hour: bool,
-    charts: [Chart; 3],
+    charts: [Chart; 4],
     points: Vec<Row>,
 }
 
@@ -79,7 +79,7 @@ struct Line {
 
 struct Row {
     at: Time,
-    cells: [String; 6],
+    cells: [String; 7],
 }
 
 /// `GET /`.
@@ -118,7 +118,7 @@ pub(super) async fn history(
 /// Takes a line's value out of a point.
 type Field = fn(&Point) -> Option<f64>;
 
-fn charts(t: Lang, span: Span, points: &[Point]) -> [Chart; 3] {
+fn charts(t: Lang, span: Span, points: &[Point]) -> [Chart; 4] {
     let seconds = |value: f64| format::span_of(t, value);
     let a_second = |value: f64| t.a_second(&format::rate(value));
     let chart = |title, fields, unit, lines: [Option<(&'static str, Field)>; 2], write: &dyn Fn(f64) -> String| {
@@ -156,6 +156,13 @@ fn charts(t: Lang, span: Span, points: &[Point]) -> [Chart; 3] {
             "oldest_seconds",
             "s",
             [Some((t.f_oldest(), |p| p.oldest_seconds)), None],
+            &seconds,
+        ),
+        chart(
+            t.chart_gone(),
+            "gone_seconds",
+            "s",
+            [Some((t.f_gone(), |p| p.gone_seconds)), None],
             &seconds,
         ),
         chart(
@@ -207,6 +214,7 @@ fn row(t: Lang, point: &Point) -> Row {
             or_dash(point.outgoing, &format::rate),
             or_dash(point.pending, &|value| format::number(value as i64)),
             or_dash(point.oldest_seconds, &seconds),
+            or_dash(point.gone_seconds, &seconds),
             or_dash(point.p50_seconds, &seconds),
             or_dash(point.p99_seconds, &seconds),
         ],
@@ -225,6 +233,7 @@ mod tests {
             outgoing: None,
             pending: None,
             oldest_seconds: None,
+            gone_seconds: None,
             p50_seconds: None,
             p99_seconds: None,
         };

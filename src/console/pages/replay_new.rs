@@ -107,7 +107,7 @@ impl Form {
         operation_id: String,
     ) -> Result<Response, Problem> {
         let t = c.t;
-        let mut conn = console.begin_counting().await?;
+        let mut conn = console.conn().await?;
         let (mut dry_run, mut operation_id) = (None, operation_id);
         if !self.preview.is_empty() {
             let asked = match self.selection() {
@@ -118,7 +118,7 @@ impl Form {
                         }
                         operation_id = own;
                     }
-                    replays::preview_replay(&mut conn, &selection).await
+                    replays::preview_replay(&mut console.counting().await?.conn, &selection).await
                 }
                 Err(wrong) => {
                     c.notice = Some(bad(t.m_bad_filter(&wrong)));

@@ -202,6 +202,7 @@ texts! {
     span_day "24 hours" "24시간"
     chart_rates "Messages a second" "초당 메시지"
     chart_oldest "Age of the oldest waiting message" "가장 오래된 대기 메시지의 나이"
+    chart_gone "Forecast: until what waits is gone" "예측: 대기가 소진될 때까지"
     chart_latency "From acceptance to receipt" "접수부터 확인까지"
     chart_numbers "The numbers behind the charts" "차트의 수치"
     chart_empty "No points yet: one every ten seconds." "아직 점이 없습니다. 10초마다 하나씩 생깁니다."

@@ -154,6 +154,21 @@ pub async fn read_lowest(conn: &mut PgConnection) -> sqlx::Result<i64> {
         .await
 }
 
+/// Of these ids, those that an unfinished replay of what an audit found missing has yet to send. Ask this before
+/// [`find_later`]: what is sent in between is found by that.
+pub async fn find_unsent(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<i64>> {
+    sqlx::query_scalar(
+        "with unsent as materialized (
+             select range_agg(within * int8multirange(int8range(cursor + 1, null))) as ids
+             from outbox_replays where state in ('running', 'paused') and filter ? 'audit'
+         )
+         select id from unnest($1::bigint[]) id where id <@ (select ids from unsent)",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await
+}
+
 /// Of these ids, each with a later message of the same event that is not dead: it is there, or on its way.
 pub async fn find_later(conn: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<(i64, i64)>> {
     sqlx::query_as(

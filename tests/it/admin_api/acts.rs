@@ -350,6 +350,9 @@ async fn a_dry_run_may_read_for_longer_than_a_look_may() {
             early = &mut preview => panic!("{early:?}"),
             list = list => list.failed(503, "database-unavailable", "took too long"),
         }
+        // One is counted at a time.
+        let another = desk.post(&desk.operator, "/admin/api/replays/preview", &asked).await;
+        another.failed(503, "overloaded", "another replay is being counted");
         sqlx::raw_sql("rollback").execute(&mut holder).await.expect("its end");
         preview.await
     };

@@ -145,7 +145,13 @@ async fn records_that_kafka_has_lost_are_looked_at_and_sent_again_by_their_runbo
     let words = |printed: String| printed.split_whitespace().collect::<Vec<_>>().join(" ");
     says(
         &words(runbook.look().await),
-        &[&id, "missing 3", "kind partition offset", "kafka.replicas"],
+        &[
+            &id,
+            "missing 3",
+            "kind partition offset",
+            "kafka.replicas",
+            "found 3 messages missing",
+        ],
     );
     says(&words(runbook.act().await), &["made good 3", "missing 0"]);
     metric(&app, "outbox_missing_rows", "is 0", |v| v <= 0.0).await;

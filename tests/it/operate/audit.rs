@@ -1,10 +1,10 @@
 //! The topic compared with the receipts, where acknowledged records were truly lost.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Ran, insert_messages, run, settle};
+use super::{Ran, insert_messages, replayed, run, settle};
 use crate::support::{
     App, PATIENCE, Stage, drafts, eventually,
     load::Load,
@@ -213,8 +213,12 @@ async fn a_replay_that_is_on_its_way_is_not_missing_and_one_that_died_is() {
         "the topic has nothing"
     );
     let create = ["replay", "create", "--missing", "--reason", "x", "--yes"];
-    run(&stage, &create).await.json();
+    let replay = run(&stage, &create).await.json();
+    // Nothing is written yet: what waits for its turn is on its way as well, so that nobody sends it a second time.
+    let ran = audit(&stage, &[]).await;
+    assert_eq!(counts(&ran.json(), &["missing", "made_good"]), [0, 4]);
     super::step(&stage).await;
+    assert_eq!(replayed(&stage.pool).await, all, "{replay}");
 
     let ran = audit(&stage, &[]).await;
     assert_eq!(counts(&ran.json(), &["missing", "made_good"]), [0, 4]);
@@ -227,6 +231,44 @@ async fn a_replay_that_is_on_its_way_is_not_missing_and_one_that_died_is() {
     let ran = audit(&stage, &[]).await;
     ran.failed(5, "1 acknowledged");
     assert_eq!(ids(&found(&ran.any_json(), "missing")), [all[3]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cancelled_replay_has_not_sent_is_missing_again() {
+    let stage = Stage::new().await;
+    let all = insert_messages(&stage.pool, 3, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all).await;
+    audit(&stage, &[]).await.failed(5, "3 acknowledged");
+    let create = ["replay", "create", "--missing", "--reason", "x", "--yes"];
+    let replay = run(&stage, &create).await.json();
+    let id = replay["id"].as_str().expect("an id");
+    run(&stage, &["replay", "pause", id, "--yes"]).await.json();
+    assert_eq!(
+        counts(&audit(&stage, &[]).await.json(), &["missing", "made_good"]),
+        [0, 3]
+    );
+    run(&stage, &["replay", "cancel", id, "--yes"]).await.json();
+    let ran = audit(&stage, &[]).await;
+    ran.failed(5, "3 acknowledged");
+    assert_eq!(ids(&found(&ran.any_json(), "missing")), all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_missing_in_a_range_does_not_hide_what_is_missing_in_all() {
+    let stage = Stage::new().await;
+    let all = insert_messages(&stage.pool, 3, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all).await;
+    let missing = async || run(&stage, &["outbox", "stats"]).await.json()["missing"].clone();
+    assert_eq!(missing().await, 0);
+    audit(&stage, &[]).await.failed(5, "3 acknowledged");
+    let later = Utc::now() + TimeDelta::hours(1);
+    audit(&stage, &["--from", &later.to_rfc3339()]).await.json();
+    assert_eq!(missing().await, 3);
+    run(&stage, &["doctor"]).await.failed(5, "");
+    let create = ["replay", "create", "--missing", "--reason", "x", "--yes"];
+    assert_eq!(run(&stage, &create).await.json()["matched"], 3);
+    audit(&stage, &[]).await.json();
+    assert_eq!(missing().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,6 +125,42 @@ async fn a_job_that_stays_for_longer_than_its_message_is_told_what_became_of_it(
         .expect("a count");
     assert_eq!(left, 0);
     assert_eq!(states().await, became);
+    let job = jobs[0].1.to_string();
+    run(&stage, &["outbox", "show", &job])
+        .await
+        .failed(4, "its job is PENDING");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_stays_as_long_as_something_is_to_come_of_its_dead_letter() {
+    let stage = Stage::new().await;
+    let all = insert_messages(&stage.pool, 1, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    kill(&stage.pool, &all, "invalid-record").await;
+    let everything_is_old = partitions::Before {
+        messages: Utc::now() + TimeDelta::days(2),
+        jobs: Utc::now() + TimeDelta::days(2),
+    };
+    let goes = async || {
+        let mut conn = stage.connect().await;
+        let dropped = partitions::drop_settled(&mut conn, everything_is_old, true).await;
+        let dropped = dropped.expect("a plan");
+        dropped.iter().any(|d| d.partition.starts_with("jobs_") && d.rows == 1)
+    };
+    let resolve = async |act: &str, id: i64| {
+        let ran = run(&stage, &["dead", act, &id.to_string(), "--reason", "a test", "--yes"]).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+    };
+    assert!(!goes().await, "nobody has decided");
+    resolve("retry", all[0]).await;
+    assert!(!goes().await, "the retry waits");
+    let retry: i64 = sqlx::query_scalar("select retry_id from outbox_dead_letters")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a retry");
+    kill(&stage.pool, &[retry], "invalid-record").await;
+    assert!(!goes().await, "the retry has died, and nobody has decided");
+    resolve("discard", retry).await;
+    assert!(goes().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
