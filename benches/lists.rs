@@ -71,6 +71,7 @@ const API: &[&str] = &[
     "dead-letters?class=message-too-large",
     "dead-letters?class=record-refused",
     "dead-letters?class=nothing",
+    "dead-letters?class=nothing&resolved=true",
     "dead-letters/groups",
     "replays",
     "replays?after=OLDEST_REPLAY",
@@ -103,10 +104,12 @@ const PAGES: &[&str] = &[
     "dead?resolved=1",
     "replays",
     "replays/REPLAY",
+    "replays/new",
     "audits",
     "audits/AUDIT",
     "control",
     "log",
+    "settings",
 ];
 
 /// The command line: each command that lists, its start included.
@@ -129,8 +132,12 @@ const COMMANDS: &[&str] = &[
     "dead list --group",
     "dead list --class record-refused",
     "dead list --resolved",
+    "dead list --resolved --class nothing",
     "replay list",
+    "replay list --after REPLAY",
     "replay show REPLAY",
+    "audit list",
+    "audit show AUDIT",
     "acts",
     "acts --act retain",
 ];

@@ -72,7 +72,7 @@ pub(super) fn read(settings: Settings) -> Result<Config, ConfigError> {
     };
     let jobs = Jobs {
         ttl: r.value("jobs.ttl", duration(SECOND..=30 * DAY)),
-        retention: r.value("jobs.retention", duration(MINUTE..=10 * YEAR)),
+        retention: r.value("jobs.retention", duration(MINUTE..=YEAR)),
     };
     let intake = Intake {
         queue: r.value("intake.queue", number(1..=1_000_000)),

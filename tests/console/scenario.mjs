@@ -314,6 +314,10 @@ async function scenario() {
   assert.equal(await page.locator("html").getAttribute("lang"), "ko");
   await eventually("the live part is in Korean, too", async () => seen(await verdict(page), /정상/));
   await look(page, "korean");
+  for (const [path, name] of [["outbox", "messages"], ["dead?resolved=1", "dead-letters"], ["replays/new", "new-replay"]]) {
+    await page.goto(`${url}/${path}`);
+    await look(page, `korean-${name}`);
+  }
 
   says("by keyboard alone, and without JavaScript");
   await page.goto(url);
@@ -321,6 +325,30 @@ async function scenario() {
   assert.equal(await page.evaluate(() => document.activeElement.className), "skip");
   await page.keyboard.press("Enter");
   assert.equal(await page.evaluate(() => document.activeElement.id), "main");
+  const tabTo = async (what) => {
+    const wanted = page.locator(what);
+    for (let stops = 0; stops < 100; stops++) {
+      await page.keyboard.press("Tab");
+      if (await wanted.evaluate((element) => element === document.activeElement)) {
+        const shown = await wanted.evaluate((element) => [getComputedStyle(element).outlineStyle, getComputedStyle(element).boxShadow]);
+        assert.notDeepEqual(shown, ["none", "none"], `${what} shows that it has the focus`);
+        return;
+      }
+    }
+    assert.fail(`no Tab leads to ${what}`);
+  };
+  await page.goto(url);
+  await tabTo('nav a[href="/control"]');
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/\/control/);
+  await tabTo("#reason");
+  await page.keyboard.type("점심");
+  await page.keyboard.press("Enter");
+  seen(await text(page.locator(".banner")), /점심/);
+  await look(page, "korean-paused");
+  await tabTo('form[action="/control/resume"] button');
+  await page.keyboard.press("Space");
+  await eventually("the pause has ended", async () => assert.equal(await page.locator(".banner").count(), 0));
   const plain = await operator("operator", { javaScriptEnabled: false });
   await plain.goto(url);
   seen(await plain.locator("#verdict").textContent(), /All is well/);
