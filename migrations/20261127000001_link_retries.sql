@@ -19,10 +19,15 @@ create index outbox_dead_letters_class_all on outbox_dead_letters (error_class, 
 create index outbox_dead_letters_resolution on outbox_dead_letters (resolution) where resolution is not null;
 
 -- What the audits leave open, for people and for an alert.
-create function outbox_missing() returns bigint language sql stable as $$
-    select coalesce(max(missing), 0) from outbox_audits
+create function outbox_standing_audit() returns setof outbox_audits language sql stable as $$
+    select * from outbox_audits
     where id >= coalesce((select id from outbox_audits where written_from is null and written_to is null
                           order by id desc limit 1), '00000000-0000-0000-0000-000000000000')
+    order by missing desc, id desc limit 1
 $$;
-comment on function outbox_missing() is
-    'messages whose records the audits found missing from the topic: the newest of the whole topic, and those of a range since';
+comment on function outbox_standing_audit() is
+    'the audit that counts: the newest of the whole topic, or the later one of a range that found more missing; no row: none was made';
+create function outbox_missing() returns bigint language sql stable as $$
+    select coalesce((select missing from outbox_standing_audit()), 0)
+$$;
+comment on function outbox_missing() is 'messages whose records the audit that counts found missing from the topic';

@@ -32,7 +32,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         let what = format!(
             "drop settled messages older than {}, jobs older than {} and idempotency keys older than {}",
             humantime::format_duration(kept.outbox),
-            humantime::format_duration(kept.jobs.max(kept.outbox)),
+            humantime::format_duration(kept.jobs),
             humantime::format_duration(kept.keys)
         );
         args.confirmation.ask(context, &what, "yes")?;

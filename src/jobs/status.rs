@@ -14,6 +14,7 @@ use super::{
     cache::{CachedJob, JobCache},
 };
 use crate::messages::Image;
+pub use crate::outbox::query::MessageState;
 
 /// For the answer of PostgreSQL, after a connection of the pool was had.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,30 +53,6 @@ pub struct MessageView {
     pub offset: Option<i64>,
     /// When it was known to be published.
     pub published_at: Option<DateTime<Utc>>,
-}
-
-/// How far a message has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
-#[serde(rename_all = "lowercase")]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub enum MessageState {
-    /// In the outbox, on its way.
-    Pending,
-    /// In Kafka.
-    Published,
-    /// Refused for good, until an operator retries it.
-    Dead,
-}
-
-impl MessageState {
-    /// As in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Published => "published",
-            Self::Dead => "dead",
-        }
-    }
 }
 
 impl JobStatus {

@@ -150,8 +150,8 @@ pub async fn list_dead_letters(conn: &mut PgConnection, page: &DeadPage) -> sqlx
 /// Letters of one kind that are counted: more is "more than ten thousand" to anybody who reads the number.
 pub(super) const COUNTED: i64 = 10_000;
 
-/// The unresolved ones by class, the largest group first, as far as they are counted: from class to class by the index, so that it costs the same
-/// however many there are.
+/// The unresolved ones by class, the largest group first, as far as they are counted: from class to class by the index, so
+/// that it costs the same however many there are.
 pub async fn group_dead_letters(conn: &mut PgConnection) -> sqlx::Result<Vec<DeadGroup>> {
     // An order by class and id is the index's, where one by id alone would be read through another.
     sqlx::query_as(

@@ -34,20 +34,20 @@ pub fn without_compiler(options: PgConnectOptions) -> PgConnectOptions {
 }
 
 /// Where a message stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, clap::ValueEnum, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[schema(as = OutboxState)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum MessageState {
     /// Neither published nor dead.
     Pending,
     /// In Kafka.
     Published,
-    /// Refused for good.
+    /// Refused for good, until an operator retries it.
     Dead,
 }
 
 impl MessageState {
-    /// As `outbox_status` says it.
+    /// As `outbox_status` says it, and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",

@@ -1,5 +1,5 @@
-//! What is dropped once it is old, by a leader every hour and by an operator's `retain`: settled partitions of the logs, whole (see [`super::partitions`]), and, row by
-//! row because they are no log, idempotency keys.
+//! What is dropped once it is old, by a leader every hour and by an operator's `retain`: settled partitions of the logs,
+//! whole (see [`super::partitions`]), and, row by row because they are no log, idempotency keys.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const KEYS_PER_BATCH: i64 = 5_000;
 pub struct Kept {
     /// `outbox.retention`: messages, and what became of them.
     pub outbox: Duration,
-    /// `jobs.retention`: jobs and their results; where it is shorter than `outbox`, they stay as long as messages do.
+    /// Jobs and their results: `jobs.retention`, and never shorter than `outbox`, for a message has a job.
     pub jobs: Duration,
     /// `idempotency.retention`.
     pub keys: Duration,
@@ -32,7 +32,7 @@ impl From<&Config> for Kept {
     fn from(config: &Config) -> Self {
         Self {
             outbox: config.outbox.retention,
-            jobs: config.jobs.retention,
+            jobs: config.jobs.retention.max(config.outbox.retention),
             keys: config.idempotency.retention,
         }
     }
@@ -114,7 +114,7 @@ pub async fn drop_partitions(conn: &mut PgConnection, kept: Kept, dry_run: bool)
     };
     let before = Before {
         messages: before(kept.outbox),
-        jobs: before(kept.jobs.max(kept.outbox)),
+        jobs: before(kept.jobs),
     };
     drop_settled(conn, before, dry_run).await
 }

@@ -29,9 +29,9 @@ use crate::{
 
 /// Rows of a page when none are asked for, and at most.
 const PAGE: i64 = 50;
+const MAX_PAGE: i64 = 1000;
 /// Counting what a replay would send reads all of it: five million messages took 34 s.
 const COUNT_TIMEOUT: Duration = Duration::from_mins(5);
-const MAX_PAGE: i64 = 1000;
 /// Characters of a reason, a class of errors, an operation id: for people to read.
 const MAX_TEXT: usize = 1000;
 /// When to try again while the database is away, in seconds.

@@ -7,8 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::Connection as _;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 

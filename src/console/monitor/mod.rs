@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     history::{History, Point},
-    verdict::{Forecast, Verdict, forecast},
+    verdict::{Verdict, forecast},
 };
 use crate::{
     outbox::{
@@ -394,18 +394,13 @@ fn rates(from: Count, to: Count) -> Option<Rates> {
 
 fn point(at: DateTime<Utc>, look: &Look, seen: &Seen) -> Point {
     let rates = look.rates;
-    let gone = forecast(Verdict::of(Some(look)), seen.overview.pending, rates);
     Point {
         at: at.timestamp(),
         incoming: rates.map(|r| r.incoming),
         outgoing: rates.map(|r| r.outgoing),
         pending: Some(seen.overview.pending as f64),
         oldest_seconds: Some(seen.overview.oldest_pending_age_seconds),
-        gone_seconds: match gone {
-            Forecast::Nothing => Some(0.0),
-            Forecast::In(time) => Some(time.as_secs_f64()),
-            Forecast::NotShrinking | Forecast::Halted | Forecast::Unknown => None,
-        },
+        gone_seconds: forecast(Verdict::of(Some(look)), seen.overview.pending, rates).seconds(),
         p50_seconds: seen.latency.as_ref().map(|l| l.p50_seconds),
         p99_seconds: seen.latency.as_ref().map(|l| l.p99_seconds),
     }

@@ -122,6 +122,17 @@ pub enum Forecast {
     Unknown,
 }
 
+impl Forecast {
+    /// For a chart; `None`: nobody knows, or never.
+    pub fn seconds(self) -> Option<f64> {
+        match self {
+            Self::Nothing => Some(0.0),
+            Self::In(time) => Some(time.as_secs_f64()),
+            Self::NotShrinking | Self::Halted | Self::Unknown => None,
+        }
+    }
+}
+
 /// What waits, divided by how fast it becomes less.
 pub fn forecast(verdict: Verdict, pending: i64, rates: Option<Rates>) -> Forecast {
     if !verdict.sends() {

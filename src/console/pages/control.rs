@@ -116,10 +116,7 @@ async fn render(
         }),
         retention: {
             let kept = Kept::from(&*console.config);
-            t.c_retention_what(
-                &format::span(t, kept.outbox),
-                &format::span(t, kept.jobs.max(kept.outbox)),
-            )
+            t.c_retention_what(&format::span(t, kept.outbox), &format::span(t, kept.jobs))
         },
         plan: plan.map(|plan| {
             let going = plan.into_iter().filter(|gone| gone.rows > 0 || gone.what != KEYS);

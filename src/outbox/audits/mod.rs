@@ -257,19 +257,11 @@ pub async fn read_audit(conn: &mut PgConnection, id: Uuid) -> sqlx::Result<Optio
 }
 
 /// The audit that counts: the newest of the whole topic, or the later one of a range that found more missing; nothing
-/// found missing in a range says nothing of the rest. `None`: there was none yet. What it found missing is what
-/// `outbox_missing()` of the schema says.
+/// found missing in a range says nothing of the rest. `None`: there was none yet.
 pub async fn read_standing_audit(conn: &mut PgConnection) -> sqlx::Result<Option<Audit>> {
-    sqlx::query_as(concat!(
-        "select ",
-        audit_columns!(),
-        " from outbox_audits
-         where id >= coalesce((select id from outbox_audits where written_from is null and written_to is null
-                               order by id desc limit 1), '00000000-0000-0000-0000-000000000000')
-         order by missing desc, id desc limit 1"
-    ))
-    .fetch_optional(conn)
-    .await
+    sqlx::query_as(concat!("select ", audit_columns!(), " from outbox_standing_audit()"))
+        .fetch_optional(conn)
+        .await
 }
 
 /// What an audit found, in the order in which it is shown.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Desk, send};
 use crate::{
     operate::{insert_messages, kill, replayed, run, settle},
-    support::Stage,
+    support::{PATIENCE, Stage, eventually},
 };
 
 /// What a row of the operators' log says, but for its id and time.
@@ -353,8 +353,54 @@ async fn a_dry_run_may_read_for_longer_than_a_look_may() {
         // One is counted at a time.
         let another = desk.post(&desk.operator, "/admin/api/replays/preview", &asked).await;
         another.failed(503, "overloaded", "another replay is being counted");
+        let create = json!({"selection": {"ids": all}, "reason": "lost", "operation_id": "op"});
+        let create = desk.post(&desk.operator, "/admin/api/replays", &create).await;
+        create.failed(503, "overloaded", "another replay is being counted");
         sqlx::raw_sql("rollback").execute(&mut holder).await.expect("its end");
         preview.await
     };
     assert_eq!(preview.await.ok()["count"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_that_nobody_waits_for_any_more_ends_in_postgresql_too() {
+    let desk = Desk::new().await;
+    let stage = &desk.stage;
+    let all = insert_messages(&stage.pool, 2, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all).await;
+    let mut holder = stage.connect().await;
+    sqlx::raw_sql("begin; lock table outbox_messages in access exclusive mode")
+        .execute(&mut holder)
+        .await
+        .expect("the lock");
+    let mut beside = stage.connect().await;
+    let mut counted = async || -> i64 {
+        sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and application_name = 'dispatcher console'",
+        )
+        .fetch_one(&mut beside)
+        .await
+        .expect("activity")
+    };
+    let asked = json!({"selection": {"ids": all}});
+    {
+        let preview = desk.post(&desk.operator, "/admin/api/replays/preview", &asked);
+        let waits = eventually("it is being counted", PATIENCE, async || match counted().await {
+            1 => Ok(()),
+            other => Err(other),
+        });
+        tokio::select! {
+            early = preview => panic!("{early:?}"),
+            () = waits => {}
+        }
+    }
+    eventually("PostgreSQL has ended it", PATIENCE, async || match counted().await {
+        0 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    sqlx::raw_sql("rollback").execute(&mut holder).await.expect("its end");
+    let preview = desk.post(&desk.operator, "/admin/api/replays/preview", &asked).await;
+    assert_eq!(preview.ok()["count"], 2, "the next one may be counted");
 }

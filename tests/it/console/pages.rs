@@ -235,6 +235,7 @@ async fn the_live_stream_renews_the_overview_and_does_not_hold_up_a_stop() {
     assert!(received.contains("id=\"verdict\""), "{received}");
     let points: serde_json::Value = browser.get("/history.json?span=1h").await.json().await.expect("JSON");
     assert!(points[0]["at"].is_i64() && points[0]["pending"].is_number(), "{points}");
+    assert_eq!(points[0]["gone_seconds"], 0.0, "nothing waits: {points}");
 
     let began = std::time::Instant::now();
     let status = app.term_and_wait().await;

@@ -225,13 +225,17 @@ async fn f31_a_topic_that_is_deleted_kills_no_message_and_goes_on_once_it_is_mad
     // What its partitions acknowledge until then goes with them, and the broker says that it does not know the topic
     // before they are gone: what counts is that the leader gets rid of nothing, of any draft, for a while.
     eventually("no partition takes anything", PATIENCE, async || {
+        let pending = async || -> i64 {
+            sqlx::query_scalar("select pending from outbox_overview")
+                .fetch_one(&stage.pool)
+                .await
+                .expect("the overview")
+        };
+        let before = pending().await;
         let asked = someone.accepted(&app, 20).await.len() as i64;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
-            .fetch_one(&stage.pool)
-            .await
-            .expect("the overview");
-        if pending >= asked { Ok(()) } else { Err(pending) }
+        let more = pending().await - before;
+        if more == asked { Ok(()) } else { Err(more) }
     })
     .await;
     let after = someone.accepted(&app, 50).await;

@@ -105,6 +105,15 @@ async fn a_group_is_retried_whole_however_large_and_in_order() {
     ];
     assert_eq!(run(&stage, &retry).await.json()["retried"], 1_200);
     assert_eq!(replayed(&stage.pool).await, all[..1_200]);
+    let own: i64 = sqlx::query_scalar(
+        "select count(*) from outbox_dead_letters d
+         join outbox_messages m on m.id = d.outbox_id
+         join outbox_messages retry on retry.id = d.retry_id and retry.event_id = m.event_id and retry.replay_of = m.id",
+    )
+    .fetch_one(&stage.pool)
+    .await
+    .expect("a count");
+    assert_eq!(own, 1_200, "each letter names its own retry");
     assert_eq!(run(&stage, &retry).await.json()["retried"], 0);
     assert_eq!(run(&stage, &["dead", "list", "--group"]).await.rows().len(), 1);
 }

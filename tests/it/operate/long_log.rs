@@ -293,4 +293,17 @@ async fn a_group_of_dead_letters_is_counted_up_to_ten_thousand_and_says_so() {
     assert_eq!(next(&page), "18011", "2,000 below the newest");
     let rest = run(&stage, &[&narrowed[..], &["--after", "12"]].concat()).await;
     assert_eq!((ids(&rest), rest.stderr.as_str()), (vec![few[1], few[0]], ""));
+
+    let discard = ["dead", "discard", "--reason", "a test", "--yes", "--class"];
+    let counted = async |class: &str| {
+        run(&stage, &[&discard[..], &[class]].concat()).await.json();
+        let stats = run(&stage, &["outbox", "stats"]).await.json();
+        json!([
+            stats["dead_retried"],
+            stats["dead_discarded"],
+            stats["dead_resolved_exact"]
+        ])
+    };
+    assert_eq!(counted("invalid-record").await, json!([0, 2, true]));
+    assert_eq!(counted("message-too-large").await, json!([0, 10_000, false]));
 }
