@@ -1,6 +1,7 @@
+//! What a configuration is made from, and what is wrong with it, in words.
+
 use std::{collections::BTreeMap, ffi::OsString, io::Write, path::PathBuf, time::Duration};
 
-use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::{
@@ -8,6 +9,9 @@ use super::{
     names::{self, KEYS},
     redact,
 };
+
+mod any_key;
+mod contexts;
 
 fn env(variables: &[(&str, &str)]) -> Sources {
     Sources {
@@ -67,56 +71,6 @@ fn the_defaults_are_those_of_the_contract() {
     assert!(!config.replica.name.is_empty(), "the host name");
     assert_eq!(config.auth.keys().unwrap_err(), AuthKeysError::None);
     assert!(config.kafka.properties.is_empty());
-}
-
-#[test]
-fn a_context_counts_only_when_it_is_asked_for_and_then_over_the_environment() {
-    let (mut sources, _file) = file(
-        "[relay]\nlease = \"2s\"\n[contexts.staging]\nrelay.lease = \"7s\"\ndatabase.url = \"postgres://s/d\"\n\
-         [contexts.production.relay]\nlease = \"8s\"\n[contexts.production.auth]\njwt_secret = 1234567890_1234567890_1234567890_99\n",
-    );
-    sources.environment = env(&[("DISPATCHER_RELAY__LEASE", "3s")]).environment;
-    let lease = |sources: &Sources| Config::load(sources).unwrap().relay.lease;
-    assert_eq!(lease(&sources), Duration::from_secs(3));
-    sources.context = Some("staging".to_owned());
-    assert_eq!(lease(&sources), Duration::from_secs(7));
-    let config = Config::load(&sources).unwrap();
-    let (value, origin) = shown(&config, "database.url");
-    assert_eq!(value, "postgres://s/d");
-    assert!(origin.to_string().ends_with(":5, context staging"), "{origin}");
-    assert_eq!(
-        lease(&sources.clone().with("relay.lease", "9s")),
-        Duration::from_secs(9)
-    );
-    sources.context = Some("production".to_owned());
-    assert_eq!(lease(&sources), Duration::from_secs(8));
-    let config = Config::load(&sources).unwrap();
-    // A secret that looks like a number stays as it was written, here too.
-    assert_eq!(
-        config.auth.jwt_secret.unwrap().expose_secret(),
-        "1234567890_1234567890_1234567890_99"
-    );
-}
-
-#[test]
-fn a_context_that_is_not_there_and_a_wrong_key_in_one_that_nobody_asks_for_are_named() {
-    let (wrong, _file) = file("[contexts.staging]\nrelay.leas = \"7s\"\n");
-    let said = problem(&wrong);
-    assert!(
-        said.contains("contexts.staging.relay.leas") && said.contains("did you mean relay.lease"),
-        "{said}"
-    );
-    let asking = |sources: Sources| {
-        problem(&Sources {
-            context: Some("stagin".to_owned()),
-            ..sources
-        })
-    };
-    let (there, _file) = file("[contexts.staging]\nrelay.lease = \"7s\"\n");
-    assert!(asking(there).ends_with("has no context stagin: there are staging"));
-    let (none, _file) = file("[relay]\nlease = \"7s\"\n");
-    assert!(asking(none).ends_with("has no contexts: [contexts.stagin] would be one"));
-    assert!(asking(Sources::default()).ends_with("give --config FILE as well"));
 }
 
 #[test]
@@ -525,96 +479,6 @@ fn two_sources_of_keys_are_one_too_many() {
         "{:?}",
         config.notes()
     );
-}
-
-/// Another value for any key.
-fn key_and_value() -> impl Strategy<Value = (String, String)> {
-    let keys: Vec<String> = KEYS.keys().cloned().collect();
-    (proptest::sample::select(keys), 1_u32..1000, "[a-z0-9]{32,40}").prop_map(|(key, n, text)| {
-        let value = match key.as_str() {
-            "http.listen" | "admin.listen" => format!("10.0.0.{}:{}", n % 250, 9000 + n),
-            "database.url" => format!("postgres://{text}:{n}@h{n}:{}/d", 5000 + n),
-            "redis.url" => format!("redis://:{text}@h{n}:{}/0", 5000 + n),
-            "kafka.brokers" => format!("h{n}:9092,{text}:9093"),
-            "auth.jwks_url" => format!("https://h{n}/{text}"),
-            "relay.delivery" => "exactly-once".to_owned(),
-            "log.format" => "pretty".to_owned(),
-            "log.filter" => "debug".to_owned(),
-            "redis.budget" | "http.header_timeout" | "http.body_timeout" | "database.connect_timeout" => {
-                format!("{}ms", 100 + n)
-            }
-            "relay.lease" => format!("{}ms", 1000 + n),
-            "auth.jwks_refresh" | "jobs.ttl" | "shutdown.budget" => format!("{n}s"),
-            "outbox.retention" | "jobs.retention" | "idempotency.retention" => format!("{n}m"),
-            "http.max_header_bytes" | "outbox.partition_rows" | "kafka.max_message_bytes" => (10_000 + n).to_string(),
-            _ if KEYS[&key].parse::<u64>().is_ok() => n.to_string(),
-            _ => text,
-        };
-        (key, value)
-    })
-}
-
-fn effective(config: &Config, key: &str) -> String {
-    config.settings().get(key).value.clone()
-}
-
-proptest! {
-    #[test]
-    fn any_key_set_anywhere_is_what_counts((key, value) in key_and_value()) {
-        let by_env = Config::load(&env(&[(&names::variable(&key), &value)])).unwrap();
-        prop_assert_eq!(effective(&by_env, &key), value.clone());
-        prop_assert_eq!(shown(&by_env, &key).1, Origin::Environment(names::variable(&key)));
-
-        let (section, name) = key.split_once('.').unwrap();
-        let (sources, _file) = file(&format!("[{section}]\n{name} = {}\n", toml::Value::from(value.clone())));
-        let by_file = Config::load(&sources).unwrap();
-        prop_assert_eq!(effective(&by_file, &key), value.clone());
-
-        let by_flag = Config::load(&Sources::default().with(&key, value.clone())).unwrap();
-        // The three agree in what was understood, and not only in the text.
-        let understood = |config: &Config| {
-            let mut config = config.clone();
-            config.settings = Config::load(&Sources::default()).unwrap().settings;
-            format!("{config:?}")
-        };
-        prop_assert_eq!(understood(&by_env), understood(&by_file));
-        prop_assert_eq!(understood(&by_env), understood(&by_flag));
-        // Nothing else was touched.
-        let touched = by_env.settings().iter().filter(|(_, _, origin)| **origin != Origin::Default).count();
-        prop_assert_eq!(touched, 1);
-        if redact::is_secret(&key) {
-            prop_assert!(!shown(&by_env, &key).0.contains(&value));
-        }
-    }
-
-    #[test]
-    fn unknown_keys_are_always_fatal(key in "[a-z_]{1,12}(\\.[a-z_]{1,12}){0,3}", value in "[a-z0-9]{0,8}") {
-        prop_assume!(!KEYS.contains_key(&key) && !key.starts_with("kafka.properties."));
-        let by_flag = problems(&Sources::default().with(&key, value.clone()));
-        prop_assert!(matches!(&by_flag[..], [Problem::UnknownKey { .. }]), "{:?}", by_flag);
-        let (sources, _file) = file(&format!("{key} = \"{value}\"\n"));
-        let by_file = problems(&sources);
-        prop_assert!(matches!(&by_file[..], [Problem::UnknownKey { .. }]), "{:?}", by_file);
-    }
-
-    #[test]
-    fn unknown_variables_are_always_fatal(name in "[A-Z_]{1,30}", value in "[a-z0-9]{0,8}") {
-        let name = format!("DISPATCHER_{name}");
-        let known = KEYS.keys().any(|key| {
-            let variable = names::variable(key);
-            name == variable || name.strip_suffix("_FILE") == Some(&variable)
-        });
-        prop_assume!(!known && !name.contains("_SERVICE_") && !name.contains("_PORT") && !name.contains("__PROPERTIES__"));
-        let found = problems(&env(&[(&name, &value)]));
-        prop_assert!(matches!(&found[..], [Problem::UnknownKey { written, .. }] if *written == name), "{:?}", found);
-    }
-
-    #[test]
-    fn no_text_makes_loading_panic(key in proptest::sample::select(KEYS.keys().cloned().collect::<Vec<_>>()), text in "\\PC*") {
-        let _ = Config::load(&Sources::default().with(&key, text.clone()));
-        let (sources, _file) = file(&text);
-        let _ = Config::load(&sources);
-    }
 }
 
 #[cfg(unix)]
