@@ -164,6 +164,9 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below the shortest backoff.
 const COMMIT_IN_DOUBT_AFTER: Duration = Duration::from_millis(700);
 
+/// Between two looks whether the records whose reports were taken are freed.
+const FREED_LOOK_EVERY: Duration = Duration::from_micros(100);
+
 /// An idempotent producer for one topic. Dropping it blocks for up to half a second, with transactions a whole one; what
 /// is unacknowledged is purged. It keeps order and never times a record out: librdkafka tries for
 /// as long as an outage lasts.
@@ -328,6 +331,11 @@ impl Producer {
     /// had ended otherwise.
     pub fn commit(&self, Sealed { lane }: Sealed, last: &BTreeMap<i32, i64>) -> Result<(), NotCommitted> {
         let (lane, began) = (&self.lanes[lane], Instant::now());
+        // The last report is here before librdkafka's thread has freed its record, and a commit that finds one polls for its
+        // report, which has been taken, for 100 ms (`BaseProducer::flush` of rdkafka 0.39).
+        while lane.in_flight_count() > 0 && began.elapsed() < COMMIT_IN_DOUBT_AFTER / 2 {
+            std::thread::sleep(FREED_LOOK_EVERY);
+        }
         lane.commit_transaction(COMMIT_TIMEOUT)?;
         if began.elapsed() >= COMMIT_IN_DOUBT_AFTER {
             return Err(NotCommitted::InDoubt(began.elapsed()));

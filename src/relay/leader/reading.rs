@@ -32,6 +32,11 @@ const READ_BYTES: usize = 16 << 20;
 const HOLES_PER_READ: usize = 16_384;
 /// Closed ids that are still asked for, in case that one of them shows up.
 const CLOSED_ASKED: usize = 256;
+/// Between two reads of new rows, unless the one before was full. A round costs nearly the same for one message as for a
+/// hundred, here and in both servers, so a leader that reads at each wake takes the processors from the requests that it
+/// waits for: at 2,000 messages a second on two cores, twice the p99. A message that comes alone waits for nobody. Java's
+/// producers wait as long, for the same reason (`linger.ms`, KIP-1030).
+const READ_EVERY: Duration = Duration::from_millis(5);
 /// The poll. For rows it is only the net below the wake.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The poll while rows come: a pause is seen sooner than a second after it was given.
@@ -67,6 +72,7 @@ pub(super) struct Reader {
     pub renews: bool,
     /// There may be more rows than were read.
     pub more: bool,
+    pace: Pace,
     /// Bytes of the largest payload of the last read: the next one asks for no more rows than fit, all of that size.
     largest: usize,
     /// The last query was a look at the transactions behind the holes: a read comes next.
@@ -92,6 +98,7 @@ impl Reader {
             running: None,
             renews: false,
             more: true,
+            pace: Pace::default(),
             largest: 0,
             looked: false,
             holes: HoleWatch::default(),
@@ -106,8 +113,8 @@ impl Reader {
 
     /// When something is due of itself.
     pub fn next_at(&self, paused: bool) -> Instant {
-        let holes_at = self.holes_at.filter(|_| !paused);
-        holes_at.map_or(self.poll_at, |at| at.min(self.poll_at))
+        let due = [self.holes_at, self.pace.waits_until].into_iter().flatten();
+        due.filter(|_| !paused).fold(self.poll_at, Instant::min)
     }
 
     fn holes_poll(&self) -> Duration {
@@ -115,6 +122,36 @@ impl Reader {
             .0
             .saturating_mul(1 << self.fruitless.min(16))
             .min(HOLES_POLL.1)
+    }
+}
+
+/// When new rows are read: see [`READ_EVERY`].
+#[derive(Debug, Default)]
+struct Pace {
+    /// None: at once.
+    next: Option<Instant>,
+    /// Rows are wanted, and nothing but the time is in their way.
+    waits_until: Option<Instant>,
+}
+
+impl Pace {
+    /// A read begins.
+    fn began(&mut self, now: Instant) {
+        *self = Self {
+            next: Some(now + READ_EVERY),
+            waits_until: None,
+        };
+    }
+
+    /// There is more than one read brings.
+    fn hurry(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Are rows to be read now that are wanted, or not?
+    fn is_due(&mut self, wanted: bool, now: Instant) -> bool {
+        self.waits_until = self.next.filter(|at| wanted && now < *at);
+        wanted && self.waits_until.is_none()
     }
 }
 
@@ -126,6 +163,7 @@ impl Leader<'_> {
         }
         let now = Instant::now();
         let wanted = self.reader.more && !self.seen.paused && self.ready.messages.len() <= READ_ROWS;
+        let wanted = self.reader.pace.is_due(wanted, now);
         let holes_due = !self.seen.paused && self.reader.holes_at.is_some_and(|at| now >= at);
         if now >= self.reader.poll_at {
             self.poll(now);
@@ -220,6 +258,7 @@ impl Leader<'_> {
             return;
         };
         self.reader.more = false;
+        self.reader.pace.began(Instant::now());
         self.reader.looked = false;
         self.reader.poll_at = self.reader.poll_at.min(self.reader.busy_poll_at);
         self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -293,7 +332,10 @@ impl Leader<'_> {
 
     /// Takes the rows of one read into the position, and hands them to [`Leader::hand_over_ready`].
     fn take_rows(&mut self, result: ReadResult, asked: &BTreeSet<i64>) {
-        self.reader.more |= result.full;
+        if result.full {
+            self.reader.more = true;
+            self.reader.pace.hurry();
+        }
         self.reader.largest = result.largest as usize;
         let mut news = 0;
         for message in result.messages {
@@ -339,4 +381,41 @@ pub(super) fn close_holes(position: &mut Position, watch: &mut HoleWatch, asked:
         position.close(*id);
     }
     closed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_comes_alone_waits_for_nobody() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert!(pace.is_due(true, now));
+        pace.began(now);
+        assert!(pace.is_due(true, now + READ_EVERY));
+    }
+
+    #[test]
+    fn a_message_that_comes_soon_after_another_is_read_when_the_pause_is_over_and_not_later() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.began(now);
+        assert_eq!(pace.waits_until, None, "nothing is wanted, and nothing is waited for");
+        assert!(!pace.is_due(true, now + READ_EVERY / 2));
+        assert_eq!(pace.waits_until, Some(now + READ_EVERY));
+        assert!(!pace.is_due(false, now + READ_EVERY / 2));
+        assert_eq!(pace.waits_until, None, "there is no room any more");
+        assert!(!pace.is_due(true, now + READ_EVERY / 2) && pace.is_due(true, now + READ_EVERY));
+        assert_eq!(
+            pace.waits_until, None,
+            "a time that has passed would be waited for without a pause"
+        );
+    }
+
+    #[test]
+    fn a_backlog_is_read_without_a_pause() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.began(now);
+        pace.hurry();
+        assert!(pace.is_due(true, now));
+    }
 }
