@@ -9,7 +9,7 @@ pub mod probe;
 pub mod reader;
 pub mod tail;
 pub mod topic;
-mod visibility;
+pub mod visibility;
 
 use rdkafka::types::RDKafkaErrorCode;
 

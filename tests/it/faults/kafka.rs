@@ -1,8 +1,15 @@
 //! Kafka: leaders that change, too few replicas, topics that go, fatal errors, mass refusals.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
-use image_job_dispatcher::dev_stack::{Home, KafkaBroker, create_topic};
+use image_job_dispatcher::{
+    config::{Config, Sources},
+    dev_stack::{Home, KafkaBroker, create_topic},
+    publish::visibility::Visibility,
+};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions},
@@ -10,7 +17,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::KafkaResult,
     metadata::MetadataPartition,
-    producer::{BaseProducer, Producer},
+    producer::{BaseProducer, FutureProducer, FutureRecord, Producer},
 };
 use uuid::Uuid;
 
@@ -120,23 +127,64 @@ async fn f29_brokers_killed_and_restarted_one_after_the_other_lose_nothing_and_k
     assert_eq!(kept.repeats, before.repeats);
 }
 
-/// Which of the brokers coordinates all transactions: the leader of their log's one partition.
-async fn coordinator(bootstrap: &str) -> usize {
-    eventually("a coordinator", PATIENCE, async || {
-        let bootstrap = bootstrap.to_owned();
+/// Which of the brokers leads the topic's first partition.
+async fn leader(bootstrap: &str, topic: &str) -> usize {
+    eventually("a leader", PATIENCE, async || {
+        let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
         let ask = move || {
             let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
-            let seen = client.fetch_metadata(Some("__transaction_state"), Duration::from_secs(5))?;
-            Ok(seen.topics()[0]
-                .partitions()
-                .first()
-                .map_or(-1, MetadataPartition::leader))
+            let seen = client.fetch_metadata(Some(&topic), Duration::from_secs(5))?;
+            let partitions = seen.topics()[0].partitions();
+            let first = partitions.iter().find(|partition| partition.id() == 0);
+            Ok(first.map_or(-1, MetadataPartition::leader))
         };
         let answer: KafkaResult<i32> = tokio::task::spawn_blocking(ask).await.expect("a task");
         // Brokers are numbered from 1.
         usize::try_from(answer.map_err(|e| e.to_string())? - 1).map_err(|_| "no leader".to_owned())
     })
     .await
+}
+
+/// Which of the brokers coordinates all transactions: the leader of their log's one partition.
+async fn coordinator(bootstrap: &str) -> usize {
+    leader(bootstrap, "__transaction_state").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f29_how_far_readers_get_is_asked_of_a_partitions_new_leader() {
+    let cluster = Cluster::new().await;
+    let topic = cluster.stage.topic.clone();
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &cluster.bootstrap)
+        .set("acks", "all")
+        .create()
+        .expect("a producer");
+    let record = FutureRecord::<str, str>::to(&topic).partition(0).payload("{}");
+    let placed = producer.send(record, PATIENCE).await.expect("it is taken");
+    let last = BTreeMap::from([(0, placed.offset)]);
+
+    let sources = Sources::default()
+        .with("kafka.brokers", &cluster.bootstrap)
+        .with("kafka.topic", &topic);
+    let config = Config::load(&sources).expect("a configuration");
+    let visibility = Visibility::new(&config.kafka).expect("a client");
+    let (visibility, last) = tokio::task::spawn_blocking(move || {
+        visibility.wait_for(&last).expect("it is seen");
+        (visibility, last)
+    })
+    .await
+    .expect("a task");
+
+    let led = leader(&cluster.bootstrap, &topic).await;
+    cluster.brokers[led].stop().await.expect("it stops");
+    eventually("another broker leads", PATIENCE, async || {
+        let leads = leader(&cluster.bootstrap, &topic).await;
+        if leads == led { Err(leads) } else { Ok(()) }
+    })
+    .await;
+    tokio::task::spawn_blocking(move || visibility.wait_for(&last).expect("it is still seen"))
+        .await
+        .expect("a task");
 }
 
 #[tokio::test(flavor = "multi_thread")]

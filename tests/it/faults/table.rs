@@ -210,6 +210,7 @@ const FAULTS: &[Fault] = &[
         &[
             "faults/kafka::f29_brokers_killed_and_restarted_one_after_the_other_lose_nothing_and_keep_the_order",
             "faults/kafka::f29_the_transaction_coordinator_killed_and_stopped_under_load_makes_no_consumer_see_a_repeat",
+            "faults/kafka::f29_how_far_readers_get_is_asked_of_a_partitions_new_leader",
         ],
     ),
     fault(
