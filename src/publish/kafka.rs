@@ -164,7 +164,9 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below the shortest backoff.
 const COMMIT_IN_DOUBT_AFTER: Duration = Duration::from_millis(700);
 
-/// Between two looks whether the records whose reports were taken are freed.
+/// For the records whose reports were taken to be freed, before a commit.
+const FREED_WITHIN: Duration = Duration::from_millis(100);
+/// Between two looks whether they are.
 const FREED_LOOK_EVERY: Duration = Duration::from_micros(100);
 
 /// An idempotent producer for one topic. Dropping it blocks for up to half a second, with transactions a whole one; what
@@ -324,18 +326,20 @@ impl Producer {
 
     /// Commits a transaction, waits until its readers see all of it, and begins the next in its place. Every report of
     /// it must have come; `last` is the offset of the last record in each of its partitions. Blocks for at most
-    /// [`COMMIT_TIMEOUT`] and what [`Visibility::wait_for`] takes. An error says nothing of the
+    /// [`FREED_WITHIN`], twice [`COMMIT_TIMEOUT`] and what [`Visibility::wait_for`] takes. An error says nothing of the
     /// outcome, and an answer that took
     /// [`COMMIT_IN_DOUBT_AFTER`] is an error: it may be that of a repeated request (the client repeats after
     /// [`TRANSACTION_BACKOFF`], a fifth more or less), and that one can speak of a transaction that the broker
     /// had ended otherwise.
     pub fn commit(&self, Sealed { lane }: Sealed, last: &BTreeMap<i32, i64>) -> Result<(), NotCommitted> {
-        let (lane, began) = (&self.lanes[lane], Instant::now());
-        // The last report is here before librdkafka's thread has freed its record, and a commit that finds one polls for its
-        // report, which has been taken, for 100 ms (`BaseProducer::flush` of rdkafka 0.39).
-        while lane.in_flight_count() > 0 && began.elapsed() < COMMIT_IN_DOUBT_AFTER / 2 {
+        let lane = &self.lanes[lane];
+        // The last report is here before rdkafka's polling thread has freed its record, and a commit that finds one polls for
+        // its report, which has been taken, for 100 ms (`BaseProducer::flush` of rdkafka 0.39).
+        let reported = Instant::now();
+        while lane.in_flight_count() > 0 && reported.elapsed() < FREED_WITHIN {
             std::thread::sleep(FREED_LOOK_EVERY);
         }
+        let began = Instant::now();
         lane.commit_transaction(COMMIT_TIMEOUT)?;
         if began.elapsed() >= COMMIT_IN_DOUBT_AFTER {
             return Err(NotCommitted::InDoubt(began.elapsed()));
