@@ -93,9 +93,15 @@ pub(super) struct Reader {
 
 impl Reader {
     pub fn new(conn: PgConnection) -> Self {
-        let now = Instant::now();
         Self {
             conn: Some(conn),
+            ..Self::without_connection(Instant::now())
+        }
+    }
+
+    fn without_connection(now: Instant) -> Self {
+        Self {
+            conn: None,
             running: None,
             renews: false,
             more: true,
@@ -410,6 +416,18 @@ mod tests {
             pace.waits_until, None,
             "a time that has passed would be waited for without a pause"
         );
+    }
+
+    #[test]
+    fn the_pause_between_two_reads_ends_by_itself_unless_an_operator_has_paused() {
+        let now = Instant::now();
+        let mut reader = Reader::without_connection(now);
+        reader.poll_at = now + POLL_EVERY;
+        reader.pace.began(now);
+        assert_eq!(reader.next_at(false), now + POLL_EVERY, "nothing is wanted");
+        assert!(!reader.pace.is_due(true, now));
+        assert_eq!(reader.next_at(false), now + READ_EVERY);
+        assert_eq!(reader.next_at(true), now + POLL_EVERY);
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::Executor as _;
+use sqlx::{Executor as _, PgConnection};
 use uuid::Uuid;
 
 use super::{Desk, send};
@@ -329,10 +329,8 @@ async fn a_replay_starts_only_with_the_count_that_was_agreed_to() {
     .failed(404, "not-found", "");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_may_read_for_longer_than_a_look_may() {
-    let desk = Desk::new().await;
-    let stage = &desk.stage;
+/// Two messages, and the transaction whose lock whoever wants to read them waits for.
+async fn two_that_nobody_can_count(stage: &Stage) -> (Vec<i64>, PgConnection) {
     let all = insert_messages(&stage.pool, 2, &[Uuid::new_v4()], Uuid::new_v4()).await;
     settle(&stage.pool, &all).await;
     let mut holder = stage.connect().await;
@@ -340,6 +338,13 @@ async fn a_dry_run_may_read_for_longer_than_a_look_may() {
         .execute(&mut holder)
         .await
         .expect("the lock");
+    (all, holder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_may_read_for_longer_than_a_look_may() {
+    let desk = Desk::new().await;
+    let (all, mut holder) = two_that_nobody_can_count(&desk.stage).await;
     // A list is ended by PostgreSQL after 30 s; the dry run waits on.
     let list = desk.get(&desk.viewer, "/admin/api/messages");
     let preview = async {
@@ -365,15 +370,8 @@ async fn a_dry_run_may_read_for_longer_than_a_look_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_that_nobody_waits_for_any_more_ends_in_postgresql_too() {
     let desk = Desk::new().await;
-    let stage = &desk.stage;
-    let all = insert_messages(&stage.pool, 2, &[Uuid::new_v4()], Uuid::new_v4()).await;
-    settle(&stage.pool, &all).await;
-    let mut holder = stage.connect().await;
-    sqlx::raw_sql("begin; lock table outbox_messages in access exclusive mode")
-        .execute(&mut holder)
-        .await
-        .expect("the lock");
-    let mut beside = stage.connect().await;
+    let (all, mut holder) = two_that_nobody_can_count(&desk.stage).await;
+    let mut beside = desk.stage.connect().await;
     let mut counted = async || -> i64 {
         sqlx::query_scalar(
             "select count(*) from pg_stat_activity
