@@ -12,14 +12,17 @@ use rangemap::RangeSet;
 pub type Ids = RangeSet<i64>;
 
 /// What is done and what was read. `settled` ids are published or dead; `closed` ids belong to no row.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Position {
     /// Settled or closed, committed or about to be.
     passed: Ids,
     /// The closed among them.
     closed: Ids,
-    /// Everything that needs no reading: passed, or read and on its way.
+    /// Everything that needs no reading: passed, or read and on its way. What is in `run` may be missing.
     seen: Ids,
+    /// The newest ids that were read without a hole between them; empty, or up to `read_to`. Most rows come so, and a set
+    /// takes longer for one of them than reading it does.
+    run: Range<i64>,
     /// The greatest id that was ever read; above it everything is unread.
     read_to: i64,
     /// Settled since the last [`Position::take_changes`].
@@ -86,13 +89,40 @@ impl Position {
     }
 
     fn hole_ranges(&self) -> impl Iterator<Item = Range<i64>> + '_ {
-        self.seen.gaps(&(1..self.read_to + 1)).collect::<Vec<_>>().into_iter()
+        let end = if self.run.is_empty() {
+            self.read_to + 1
+        } else {
+            self.run.start
+        };
+        self.seen.gaps(&(1..end)).collect::<Vec<_>>().into_iter()
+    }
+
+    fn is_seen(&self, id: i64) -> bool {
+        self.run.contains(&id) || self.seen.contains(&id)
+    }
+
+    /// Puts the run into the set.
+    fn end_run(&mut self) {
+        if !self.run.is_empty() {
+            self.seen.insert(std::mem::take(&mut self.run));
+        }
     }
 
     /// A row with this id was read. `false`: it was seen before, and must not be handed over again.
     ///
     /// A row under a closed id is new: the closing was wrong, and the row is sent.
     pub fn note_read(&mut self, id: i64) -> Read {
+        // Above everything that is known of.
+        if id > self.read_to && self.seen.last().is_none_or(|last| last.end <= id) {
+            if self.run.is_empty() || self.run.end < id {
+                self.end_run();
+                self.run.start = id;
+            }
+            self.run.end = id + 1;
+            self.read_to = id;
+            return Read::New;
+        }
+        self.end_run();
         self.read_to = self.read_to.max(id);
         if self.closed.contains(&id) {
             self.closed.remove(id..id + 1);
@@ -109,21 +139,26 @@ impl Position {
 
     /// The id was closed, and has a row all the same: it is a hole again, to be read and sent.
     pub fn reopen(&mut self, id: i64) {
+        self.end_run();
         for set in [&mut self.closed, &mut self.closing, &mut self.passed, &mut self.seen] {
             set.remove(id..id + 1);
         }
     }
 
-    /// The id is published or dead.
-    pub fn settle(&mut self, id: i64) {
-        self.seen.insert(id..id + 1);
-        self.passed.insert(id..id + 1);
-        self.settling.insert(id..id + 1);
+    /// The ids are published or dead. In any order; many at once cost far less than one by one.
+    pub fn settle(&mut self, ids: impl IntoIterator<Item = i64>) {
+        let mut ids: Vec<_> = ids.into_iter().collect();
+        ids.sort_unstable();
+        for run in runs(ids) {
+            for set in [&mut self.seen, &mut self.passed, &mut self.settling] {
+                set.insert(run.clone());
+            }
+        }
     }
 
     /// The hole belongs to no row: its transaction rolled back. Ids that were read meanwhile stay as they are.
     pub fn close(&mut self, id: i64) {
-        if self.seen.contains(&id) || id > self.read_to {
+        if self.is_seen(id) || id > self.read_to {
             return;
         }
         for set in [&mut self.seen, &mut self.passed, &mut self.closed, &mut self.closing] {
@@ -158,9 +193,18 @@ pub enum Read {
 
 /// Writes a set as PostgreSQL's `int8multirange` literal.
 pub fn to_multirange(ids: &Ids) -> String {
+    write_multirange(ids.iter().cloned())
+}
+
+/// The same of numbers that ascend and are too many for a set.
+pub fn multirange_of(ascending: impl IntoIterator<Item = i64>) -> String {
+    write_multirange(runs(ascending))
+}
+
+fn write_multirange(ranges: impl Iterator<Item = Range<i64>>) -> String {
     use std::fmt::Write as _;
     let mut text = String::from("{");
-    for (n, range) in ids.iter().enumerate() {
+    for (n, range) in ranges.enumerate() {
         let comma = if n == 0 { "" } else { "," };
         write!(text, "{comma}[{},{})", range.start, range.end).expect("writing to a String cannot fail");
     }
@@ -168,21 +212,17 @@ pub fn to_multirange(ids: &Ids) -> String {
     text
 }
 
-/// The same of numbers that ascend and are too many for a set.
-pub fn multirange_of(ascending: impl IntoIterator<Item = i64>) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::from("{");
+/// Numbers that ascend, as ranges. One that comes twice counts once.
+fn runs(ascending: impl IntoIterator<Item = i64>) -> impl Iterator<Item = Range<i64>> {
     let mut ids = ascending.into_iter().peekable();
-    while let Some(start) = ids.next() {
+    std::iter::from_fn(move || {
+        let start = ids.next()?;
         let mut end = start + 1;
-        while ids.next_if_eq(&end).is_some() {
-            end += 1;
+        while let Some(id) = ids.next_if(|id| *id <= end) {
+            end = id + 1;
         }
-        let comma = if text.len() == 1 { "" } else { "," };
-        write!(text, "{comma}[{start},{end})").expect("writing to a String cannot fail");
-    }
-    text.push('}');
-    text
+        Some(start..end)
+    })
 }
 
 /// Reads PostgreSQL's text of an `int8multirange`, which is always in the form `{[1,5),[7,8)}`.
@@ -252,7 +292,7 @@ mod tests {
         assert_eq!(p.note_read(2), Read::WronglyClosed);
         assert!(!p.has_passed(2));
         assert_eq!(p.note_read(2), Read::Known);
-        p.settle(2);
+        p.settle([2]);
         assert_eq!(
             p.take_changes(),
             Changes {
@@ -261,6 +301,18 @@ mod tests {
             }
         );
         assert!(p.closed().is_empty());
+    }
+
+    #[test]
+    fn what_the_tail_has_settled_above_everything_read_is_known_when_it_is_read() {
+        let mut p = Position::new(ids("{[1,4)}"), Ids::new());
+        p.settle([6]);
+        assert_eq!(p.read_to(), 3);
+        assert_eq!(
+            [4, 6, 7, 9].map(|id| p.note_read(id)),
+            [Read::New, Read::Known, Read::New, Read::New]
+        );
+        assert_eq!(p.holes().collect::<Vec<_>>(), [5, 8]);
     }
 
     #[test]
@@ -295,7 +347,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Read(i64),
-        Settle(i64),
+        Settle(Vec<i64>),
         Close(i64),
         Checkpoint,
     }
@@ -304,7 +356,7 @@ mod tests {
         let id = 1_i64..40;
         prop_oneof![
             4 => id.clone().prop_map(Step::Read),
-            3 => id.clone().prop_map(Step::Settle),
+            3 => prop::collection::vec(id.clone(), 1..8).prop_map(Step::Settle),
             2 => id.prop_map(Step::Close),
             1 => Just(Step::Checkpoint),
         ]
@@ -330,11 +382,11 @@ mod tests {
                         read.insert(id);
                         prop_assert_eq!(p.note_read(id), expected);
                     }
-                    Step::Settle(id) if read.contains(&id) => {
-                        settled.insert(id);
-                        p.settle(id);
+                    Step::Settle(mut ids) => {
+                        ids.retain(|id| read.contains(id));
+                        settled.extend(&ids);
+                        p.settle(ids);
                     }
-                    Step::Settle(_) => {}
                     Step::Close(id) => {
                         if !read.contains(&id) && read.last().is_some_and(|last| id < *last) {
                             closed.insert(id);

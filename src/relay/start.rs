@@ -272,7 +272,7 @@ pub(super) fn settle_matching(
     let mut receipts = Vec::new();
     for f in found {
         if rows.get(&f.outbox_id) == Some(&f.event_id) && !position.has_passed(f.outbox_id) {
-            position.settle(f.outbox_id);
+            position.settle([f.outbox_id]);
             receipts.push(Receipt {
                 id: f.outbox_id,
                 partition: f.partition,

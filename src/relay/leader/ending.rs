@@ -60,7 +60,7 @@ impl Leader<'_> {
             let database_is_lost = self.recorder.conn.is_none() && self.recorder.running.is_none();
             if !self.is_anything_on_its_way()
                 && self.recorder.running.is_none()
-                && (database_is_lost || !self.position.has_changes())
+                && (database_is_lost || !self.has_to_record())
             {
                 return if database_is_lost {
                     Err(End::Restart("the database was lost".to_owned()))

@@ -175,7 +175,7 @@ impl Leader<'_> {
             .get_or_create(&ErrorClass { error_class: class })
             .inc();
         self.memory.breaker.refused(now);
-        self.position.settle(id);
+        self.position.settle([id]);
         self.dead.push(DeadLetter { id, class, error });
         self.barrier = true;
     }

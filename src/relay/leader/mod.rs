@@ -58,7 +58,7 @@ struct Leader<'a> {
     /// In exactly-once mode.
     transactions: Option<Transactions>,
     ready: Ready,
-    /// Acknowledged since the last checkpoint.
+    /// Acknowledged since the last checkpoint: the next one settles them.
     receipts: Vec<Receipt>,
     /// Refused since the last checkpoint.
     dead: Vec<DeadLetter>,
@@ -173,7 +173,7 @@ impl Leader<'_> {
         if self.reader.running.is_none() {
             at = at.min(self.reader.next_at(self.seen.paused));
         }
-        if self.position.has_changes() && self.recorder.running.is_none() && !self.reader.renews {
+        if self.has_to_record() && self.recorder.running.is_none() && !self.reader.renews {
             at = at.min(self.recorder.begun_at + CHECKPOINT_EVERY);
         }
         if let (false, Permit::NotBefore(probe)) = (

@@ -55,7 +55,7 @@ impl Leader<'_> {
             return;
         }
         let crowded = self.receipts.len() * 4 > self.relay.window();
-        let due = self.position.has_changes() && (now >= self.recorder.begun_at + pause || self.barrier || crowded);
+        let due = self.has_to_record() && (now >= self.recorder.begun_at + pause || self.barrier || crowded);
         let base_due = self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY;
         let renewal_due = (base_due || self.ending) && self.lease_ends <= now + self.lease.length / 2;
         if !(due || renewal_due || give_back) {
@@ -65,6 +65,7 @@ impl Leader<'_> {
             return;
         };
         let receipts = std::mem::take(&mut self.receipts);
+        self.position.settle(receipts.iter().map(|receipt| receipt.id));
         if !self.offsets_frozen {
             advance(&mut self.next_offsets, &receipts);
         }
@@ -89,6 +90,11 @@ impl Leader<'_> {
             let done: Result<(), CheckpointError> = within(append).await;
             (conn, lease, done)
         })));
+    }
+
+    /// Is there anything for a checkpoint?
+    pub(super) fn has_to_record(&self) -> bool {
+        !self.receipts.is_empty() || self.position.has_changes()
     }
 
     pub(super) fn checkpoint_written(

@@ -98,7 +98,7 @@ impl Leader<'_> {
         self.relay.metrics.published_total.inc_by(count as u64);
     }
 
-    /// Settles a record, with its receipt.
+    /// The next checkpoint settles the record, by its receipt.
     pub(super) fn acknowledged(
         &mut self,
         sent: &Sent,
@@ -106,7 +106,6 @@ impl Leader<'_> {
         now: Instant,
         wall: DateTime<Utc>,
     ) {
-        self.position.settle(sent.id);
         self.receipts.push(Receipt {
             id: sent.id,
             partition,

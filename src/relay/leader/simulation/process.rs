@@ -86,6 +86,12 @@ struct Term {
     ending: Option<usize>,
 }
 
+impl Term {
+    fn has_to_record(&self) -> bool {
+        !self.receipts.is_empty() || self.position.has_changes()
+    }
+}
+
 impl Process {
     pub fn new() -> Self {
         Self {
@@ -380,7 +386,7 @@ impl World {
             term.lease_ends = sent_at + LEASE;
             term.unrecorded -= receipts;
             term.barrier = !term.dead.is_empty();
-            let drained = term.window.is_empty() && !term.position.has_changes();
+            let drained = term.window.is_empty() && !term.has_to_record();
             if term.stopping && drained && self.database.log.given_back {
                 self.note(|| format!("{n} has given the lease back"));
                 self.end_term(n);
@@ -446,7 +452,6 @@ impl World {
             match outcome {
                 Ok((partition, offset)) => {
                     process.breaker.taken(1);
-                    term.position.settle(sent.id);
                     term.receipts.push(Receipt {
                         id: sent.id,
                         partition,
@@ -456,7 +461,7 @@ impl World {
                 Err(class) if own_fault(&sent, class).is_some() => {
                     term.unrecorded -= 1;
                     process.breaker.refused(now);
-                    term.position.settle(sent.id);
+                    term.position.settle([sent.id]);
                     term.dead.push(sent.id);
                     term.barrier = true;
                 }
@@ -478,13 +483,14 @@ impl World {
         let Some(term) = &mut self.processes[n].term else {
             return;
         };
-        let drained = term.window.is_empty() && !term.position.has_changes();
+        let drained = term.window.is_empty() && !term.has_to_record();
         let give_back = term.stopping && drained;
         let renewal_due = term.lease_ends <= now + LEASE / 2;
-        if term.writing.is_some() || !(term.position.has_changes() || renewal_due || give_back) {
+        if term.writing.is_some() || !(term.has_to_record() || renewal_due || give_back) {
             return;
         }
         let receipts = std::mem::take(&mut term.receipts);
+        term.position.settle(receipts.iter().map(|receipt| receipt.id));
         if !term.offsets_frozen {
             advance(&mut term.next_offsets, &receipts);
         }
