@@ -4,13 +4,22 @@
 //! Redis, the commit, the answer. Both baselines leave all of this out: pgbench, which costs little, sends only the
 //! statements, with 64 connections, prepared, on the same server with the same durability; so the ratios are what
 //! gathering requests into one transaction is worth, less all that HTTP costs. In each the rows are the same: one
-//! job, one message with a value of the same length, one index for each key.
+//! job, one message with a value of the same length, one index for each key. What HTTP alone leaves of both ratios is
+//! measured as well: a server that answers at once and does nothing.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::{
+    Router,
+    http::{StatusCode, header},
+    routing::post,
+    serve::ListenerExt as _,
+};
 use chrono::Utc;
 use image_job_dispatcher::config::Delivery;
+use tokio::net::TcpListener;
+use uuid::Uuid;
 
 use crate::{
     backlog::{DRAFTS, insert_drafts, make_textbook, payload},
@@ -31,6 +40,8 @@ pub struct Accepted {
     pub ours: Vec<Sample>,
     pub textbook: Vec<Sample>,
     pub single_statement: Vec<Sample>,
+    /// The ceiling: requests and answers, and nothing between them.
+    pub http_alone: Vec<Sample>,
 }
 
 /// Runs all rounds. Each side has a database of its own, which grows from round to round as in life.
@@ -44,9 +55,12 @@ pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Accepted> {
         println!("accept, round {round}: textbook {:.0}/s", textbook.rate);
         let single = sides.pgbench(stack, "single_statement", settings.seconds).await?;
         println!("accept, round {round}: single statement {:.0}/s", single.rate);
+        let http = http_alone(&sides.ours.users, settings.seconds).await?;
+        println!("accept, round {round}: HTTP alone {:.0}/s", http.rate);
         accepted.ours.push(ours);
         accepted.textbook.push(textbook);
         accepted.single_statement.push(single);
+        accepted.http_alone.push(http);
     }
     sides.end(stack).await?;
     Ok(accepted)
@@ -112,6 +126,30 @@ impl Ours {
         stack.drop_database(&self.database.name).await?;
         stack.delete_topic(&self.topic).await
     }
+}
+
+/// One route of axum in this process, which takes the same requests and answers 202 with a job's id at once: no token is
+/// looked at, nothing is read or written.
+async fn http_alone(users: &[User], window: Duration) -> Result<Sample> {
+    let answer = || async {
+        let body = format!(r#"{{"jobId":"{}","status":"PENDING"}}"#, Uuid::now_v7());
+        (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "application/json")], body)
+    };
+    let router = Router::new().route("/api/events/{id}/content-generation", post(answer));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let address = listener.local_addr()?.to_string();
+    // A client that cannot be told of its no-delay is gone, as its next request will show.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let server = tokio::spawn(axum::serve(listener, router).into_future());
+    let (closed, before, after) =
+        closed_loop(&[&address], users, CONNECTIONS, (WARM_UP, window), async || Cpu::now()).await?;
+    server.abort();
+    let jobs = closed.answered as f64;
+    Ok(Sample {
+        rate: jobs / window.as_secs_f64(),
+        cpu: (after - before).per_thousand(jobs),
+        ..Sample::default()
+    })
 }
 
 struct Sides {

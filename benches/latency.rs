@@ -3,20 +3,22 @@
 //! Ours is measured from the moment at which a request was due, by an open loop (see [`open_loop`]), to the moment at
 //! which a consumer of the topic, in this process, has the record: HTTP, commit, relay, Kafka and the fetch. It is
 //! compared with what no outbox can go below: one commit of the same rows, and one record acknowledged with
-//! `linger.ms=0`, each alone on the machine, one after the other.
+//! `linger.ms=0`. Both at the load that the service has, by open loops beside one another, with as many connections and
+//! nothing in front of them; and, as a lower bound, each alone on the machine, one after the other.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use image_job_dispatcher::config::Delivery;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
     accept::CONNECTIONS,
     backlog::{insert_drafts, make_textbook, message, payload},
     http::{User, closed_loop, histogram},
-    load::{Accepted, open_loop},
+    load::{Accepted, Asking, Load, open_loop},
     producer::{Batch, Producer},
     report::{Point, Sample},
     settings::Settings,
@@ -28,31 +30,70 @@ use crate::{
 /// Jobs a second that never meet: what one costs that waits for nobody.
 const IDLE: f64 = 20.0;
 
+/// p99 of a commit and p99 of an acknowledgement, in ms.
+#[derive(Debug, Clone, Copy)]
+pub struct Floor {
+    pub commit: f64,
+    pub ack: f64,
+}
+
+impl Floor {
+    /// What no outbox can go below.
+    pub fn both(self) -> f64 {
+        self.commit + self.ack
+    }
+}
+
+/// The service under a load, and the floor at the same rate: one of each a round.
+#[derive(Debug)]
+pub struct AtLoad {
+    /// Of the full load.
+    pub part: f64,
+    pub ours: Vec<Sample>,
+    pub floor: Vec<Floor>,
+}
+
 /// One of each, a round.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Latencies {
-    /// p99 of a commit and p99 of an acknowledgement, in ms.
-    pub floor: Vec<(f64, f64)>,
-    pub quarter: Vec<Sample>,
-    pub three_quarters: Vec<Sample>,
+    /// Nothing else on the machine.
+    pub alone: Vec<Floor>,
+    pub at_load: Vec<AtLoad>,
 }
 
 /// Runs all rounds of G5.
 pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Latencies> {
     let mut stage = Stage::new(stack, Delivery::AtLeastOnce).await?;
     let capacity = stage.full_load(settings).await?;
-    let mut latencies = Latencies::default();
+    let at_load = [0.25, 0.75].map(|part| AtLoad {
+        part,
+        ours: Vec::new(),
+        floor: Vec::new(),
+    });
+    let mut latencies = Latencies {
+        alone: Vec::new(),
+        at_load: at_load.into(),
+    };
     for round in 1..=settings.rounds {
-        let (commit, ack) = stage.floor(stack, settings.seconds / 2).await?;
-        let quarter = stage.at(stack, capacity * 0.25, settings.seconds).await?;
-        let three_quarters = stage.at(stack, capacity * 0.75, settings.seconds).await?;
-        println!(
-            "latency, round {round}: p99 commit {commit:.2} ms, ack {ack:.2} ms; at 25 % {:.2} ms, at 75 % {:.2} ms",
-            quarter.others["p99_ms"], three_quarters.others["p99_ms"]
-        );
-        latencies.floor.push((commit, ack));
-        latencies.quarter.push(quarter);
-        latencies.three_quarters.push(three_quarters);
+        latencies
+            .alone
+            .push(stage.floor_alone(stack, settings.seconds / 2).await?);
+        for AtLoad { part, ours, floor } in &mut latencies.at_load {
+            let rate = capacity * *part;
+            let (least, sample) = (
+                stage.floor_at(stack, rate, settings.seconds).await?,
+                stage.at(stack, rate, settings.seconds).await?,
+            );
+            println!(
+                "latency, round {round}: at {:.0} %: p99 commit {:.2} ms, acknowledgement {:.2} ms; ours {:.2} ms",
+                *part * 100.0,
+                least.commit,
+                least.ack,
+                sample.others["p99_ms"]
+            );
+            ours.push(sample);
+            floor.push(least);
+        }
     }
     stage.end(stack).await?;
     Ok(latencies)
@@ -182,47 +223,41 @@ impl Stage {
         Ok(capacity)
     }
 
-    /// One commit after the other, then one record after the other: p99 of each in ms.
-    async fn floor(&self, stack: &Stack, each: Duration) -> Result<(f64, f64)> {
-        let mut connection = self.floor.connect().await?;
-        let mut commits = histogram();
-        let begin = Instant::now();
-        while begin.elapsed() < each {
-            let sent = Instant::now();
-            sqlx::query(
-                "with new_job as (
-                     insert into textbook_jobs (id, user_id, event_draft_id, created_at) values ($1, $2, $3, now())
-                     returning id, event_draft_id
-                 )
-                 insert into textbook_outbox (event_id, job_id, key, event_time, created_at, payload)
-                 select $4, id, event_draft_id, now(), now(), $5 from new_job",
-            )
-            .bind(Uuid::now_v7())
-            .bind(Uuid::from_u128(1))
-            .bind(Uuid::from_u128(2))
-            .bind(Uuid::now_v7())
-            .bind(payload().into_bytes())
-            .execute(&mut connection)
-            .await?;
-            record(&mut commits, sent.elapsed());
-        }
+    /// One commit after the other, then one record after the other.
+    async fn floor_alone(&self, stack: &Stack, each: Duration) -> Result<Floor> {
+        let mut committing = Committing(self.floor.connect().await?);
+        let commits = in_turn(&mut committing, each).await?;
+        let mut sending = Sending::new(Producer::new(stack, &self.floor_topic)?).await?;
+        let acknowledgements = in_turn(&mut sending, each).await?;
+        Ok(Floor {
+            commit: milliseconds(&commits, 0.99),
+            ack: milliseconds(&acknowledgements, 0.99),
+        })
+    }
+
+    /// Commits and records at this rate, beside one another.
+    async fn floor_at(&self, stack: &Stack, rate: f64, window: Duration) -> Result<Floor> {
         let producer = Producer::new(stack, &self.floor_topic)?;
-        let mut acknowledgements = histogram();
-        let begin = Instant::now();
-        for n in 0.. {
-            if begin.elapsed() >= each {
-                break;
-            }
-            let (message, batch) = (message(n), Batch::of(1));
-            let sent = Instant::now();
-            producer.send(&message, &batch)?;
-            batch.done().await?;
-            // The first of a producer waits for its id.
-            if n > 0 {
-                record(&mut acknowledgements, sent.elapsed());
-            }
+        let (mut committing, mut sending) = (Vec::new(), Vec::new());
+        for _ in 0..CONNECTIONS {
+            let mut connection = Committing(self.floor.connect().await?);
+            connection.accept().await?;
+            committing.push(connection);
+            sending.push(Sending::new(producer.clone()).await?);
         }
-        Ok((milliseconds(&commits, 0.99), milliseconds(&acknowledgements, 0.99)))
+        let (commits, acknowledgements) = (Load::start(committing, rate), Load::start(sending, rate));
+        tokio::time::sleep(window).await;
+        let p99 = |accepted: &[Accepted]| {
+            let mut histogram = histogram();
+            for request in accepted {
+                record(&mut histogram, request.answered - request.due);
+            }
+            milliseconds(&histogram, 0.99)
+        };
+        Ok(Floor {
+            commit: p99(&commits.stop().await?),
+            ack: p99(&acknowledgements.stop().await?),
+        })
     }
 
     async fn at(&mut self, stack: &Stack, rate: f64, window: Duration) -> Result<Sample> {
@@ -270,6 +305,68 @@ impl Stage {
         stack.delete_topic(&self.topic).await?;
         stack.delete_topic(&self.floor_topic).await
     }
+}
+
+/// A commit of one job and its message, as the textbook writes them, in one statement.
+struct Committing(PgConnection);
+
+impl Asking for Committing {
+    async fn accept(&mut self) -> Result<Uuid> {
+        let job = Uuid::now_v7();
+        sqlx::query(
+            "with new_job as (
+                 insert into textbook_jobs (id, user_id, event_draft_id, created_at) values ($1, $2, $3, now())
+                 returning id, event_draft_id
+             )
+             insert into textbook_outbox (event_id, job_id, key, event_time, created_at, payload)
+             select $4, id, event_draft_id, now(), now(), $5 from new_job",
+        )
+        .bind(job)
+        .bind(Uuid::from_u128(1))
+        .bind(Uuid::from_u128(2))
+        .bind(Uuid::now_v7())
+        .bind(payload().into_bytes())
+        .execute(&mut self.0)
+        .await?;
+        Ok(job)
+    }
+}
+
+/// A record, until it is acknowledged.
+struct Sending {
+    producer: Producer,
+    sent: i64,
+}
+
+impl Sending {
+    /// The first record of a producer waits for the producer's id, and is sent here.
+    async fn new(producer: Producer) -> Result<Self> {
+        let mut sending = Self { producer, sent: 0 };
+        sending.accept().await?;
+        Ok(sending)
+    }
+}
+
+impl Asking for Sending {
+    async fn accept(&mut self) -> Result<Uuid> {
+        let (message, batch) = (message(self.sent), Batch::of(1));
+        self.sent += 1;
+        self.producer.send(&message, &batch)?;
+        batch.done().await?;
+        Ok(message.job_id)
+    }
+}
+
+/// One after the other.
+async fn in_turn(asking: &mut impl Asking, window: Duration) -> Result<Histogram<u64>> {
+    let mut histogram = histogram();
+    let begin = Instant::now();
+    while begin.elapsed() < window {
+        let sent = Instant::now();
+        asking.accept().await?;
+        record(&mut histogram, sent.elapsed());
+    }
+    Ok(histogram)
 }
 
 fn record(histogram: &mut Histogram<u64>, took: Duration) {

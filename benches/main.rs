@@ -38,6 +38,7 @@ use image_job_dispatcher::config::Delivery;
 use self::{
     accept::Accepted,
     drain::{Against, Drained},
+    latency::Floor,
     peer::Peer,
     report::{Report, Sample, Wanted},
     settings::Settings,
@@ -150,30 +151,33 @@ async fn measure_peer(stack: &Stack, settings: &Settings, report: &mut Report) -
 async fn measure_latency(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
     stack.wal_ready().await?;
     let measured = latency::measure(stack, settings).await?;
-    for (load, samples, wanted) in [
-        ("25 %", &measured.quarter, 1.5),
-        ("75 %", &measured.three_quarters, 3.0),
-    ] {
-        let name = format!("accept and relay at {load} load");
-        report.side(&name, samples);
-        let what = format!("p99 from due to consumed at {load} load / (p99 commit + p99 acknowledgement)");
-        let floor = measured.floor.iter();
-        let ratios = samples
-            .iter()
-            .zip(floor)
-            .map(|(sample, (commit, ack))| sample.others["p99_ms"] / (commit + ack));
-        report.figure("G5", &what, Wanted::AtMost(wanted), ratios.collect(), &name);
+    for (at, wanted) in measured.at_load.iter().zip([1.5, 3.0]) {
+        let load = format!("{:.0} % load", at.part * 100.0);
+        let name = format!("accept and relay at {load}");
+        report.side(&name, &at.ours);
+        let over = |floor: &[Floor]| {
+            let ratios = at.ours.iter().zip(floor);
+            ratios
+                .map(|(sample, floor)| sample.others["p99_ms"] / floor.both())
+                .collect::<Vec<_>>()
+        };
+        for (which, floor) in [("at the same load", &at.floor), ("alone", &measured.alone)] {
+            let what = format!("p99 from due to consumed at {load} / (p99 commit + p99 acknowledgement, {which})");
+            report.figure("G5", &what, Wanted::AtMost(wanted), over(floor), &name);
+        }
     }
-    report.fact(
-        "p99 of one commit, alone (G5)",
-        "ms",
-        measured.floor.iter().map(|floor| floor.0).collect(),
-    );
-    report.fact(
-        "p99 of one acknowledgement, alone (G5)",
-        "ms",
-        measured.floor.iter().map(|floor| floor.1).collect(),
-    );
+    let floors = measured
+        .at_load
+        .iter()
+        .map(|at| (format!("at {:.0} % load", at.part * 100.0), &at.floor));
+    for (which, floor) in floors.chain([("alone".to_owned(), &measured.alone)]) {
+        for (of, took) in [
+            ("commit", floor.iter().map(|f| f.commit).collect()),
+            ("acknowledgement", floor.iter().map(|f| f.ack).collect()),
+        ] {
+            report.fact(&format!("p99 of one {of}, {which} (G5)"), "ms", took);
+        }
+    }
     report.write(&settings.out)
 }
 
@@ -294,12 +298,22 @@ fn show_accepted(report: &mut Report, accepted: &Accepted) {
         ours,
         textbook,
         single_statement,
+        http_alone,
     } = accepted;
     let name = "accept over HTTP";
     report.side(name, ours);
     let (transaction, single) = ("textbook transaction by pgbench", "single statement by pgbench");
     report.side(transaction, textbook);
     report.side(single, single_statement);
+    report.side("HTTP alone", http_alone);
+    for (goal, of, baseline) in [("G1", transaction, textbook), ("G2", single, single_statement)] {
+        let most = pairs(http_alone, baseline, |http, other| http.rate / other.rate);
+        report.fact(
+            &format!("HTTP alone / {of}: the most that {goal} could be here"),
+            "",
+            most,
+        );
+    }
     let what = "accepted over HTTP, 64 connections / textbook transaction by pgbench, 64 connections";
     report.rates("G1", what, Wanted::AtLeast(6.0), (name, transaction));
     let what = "accepted over HTTP, 64 connections / single statement by pgbench, 64 connections";
