@@ -20,8 +20,8 @@ pub struct Position {
     closed: Ids,
     /// Everything that needs no reading: passed, or read and on its way. What is in `run` may be missing.
     seen: Ids,
-    /// The newest ids that were read without a hole between them; empty, or up to `read_to`. Most rows come so, and a set
-    /// takes longer for one of them than reading it does.
+    /// The newest ids that were read without a hole between them, and never closed; empty, or up to `read_to`. Most rows
+    /// come so, and one range costs far less for each than a set does.
     run: Range<i64>,
     /// The greatest id that was ever read; above it everything is unread.
     read_to: i64,
@@ -108,9 +108,9 @@ impl Position {
         }
     }
 
-    /// A row with this id was read. `false`: it was seen before, and must not be handed over again.
+    /// A row with this id was read: says whether it is to be handed over.
     ///
-    /// A row under a closed id is new: the closing was wrong, and the row is sent.
+    /// A row under a closed id is: the closing was wrong.
     pub fn note_read(&mut self, id: i64) -> Read {
         // Above everything that is known of.
         if id > self.read_to && self.seen.last().is_none_or(|last| last.end <= id) {
@@ -139,7 +139,6 @@ impl Position {
 
     /// The id was closed, and has a row all the same: it is a hole again, to be read and sent.
     pub fn reopen(&mut self, id: i64) {
-        self.end_run();
         for set in [&mut self.closed, &mut self.closing, &mut self.passed, &mut self.seen] {
             set.remove(id..id + 1);
         }
