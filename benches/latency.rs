@@ -33,32 +33,32 @@ const IDLE: f64 = 20.0;
 
 /// The two steps by themselves: p99 of a commit and p99 of an acknowledgement, in ms.
 #[derive(Debug, Clone, Copy)]
-pub struct Floor {
+pub struct Steps {
     pub commit: f64,
     pub ack: f64,
 }
 
-impl Floor {
+impl Steps {
     /// One after the other.
     pub fn both(self) -> f64 {
         self.commit + self.ack
     }
 }
 
-/// The service under a load, and the floor at the same rate: one of each a round.
+/// The service under a load, and the steps by themselves at the same rate: one of each a round.
 #[derive(Debug)]
 pub struct AtLoad {
     /// Of the full load.
     pub part: f64,
     pub ours: Vec<Sample>,
-    pub floor: Vec<Floor>,
+    pub steps: Vec<Steps>,
 }
 
 /// One of each, a round.
 #[derive(Debug)]
 pub struct Latencies {
     /// Nothing else on the machine.
-    pub alone: Vec<Floor>,
+    pub alone: Vec<Steps>,
     pub at_load: Vec<AtLoad>,
 }
 
@@ -69,36 +69,36 @@ pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Latencies> {
     let at_load = [0.25, 0.75].map(|part| AtLoad {
         part,
         ours: Vec::new(),
-        floor: Vec::new(),
+        steps: Vec::new(),
     });
     let mut latencies = Latencies {
         alone: Vec::new(),
         at_load: at_load.into(),
     };
-    // The broker's just-in-time compiler has to have seen both, or the first rounds' floors would be its start.
+    // The broker's just-in-time compiler has to have seen both, or the first rounds' steps would be its start.
     for AtLoad { part, .. } in &latencies.at_load {
-        stage.floor_at(stack, capacity * part, settings.seconds).await?;
+        stage.steps_at(stack, capacity * part, settings.seconds).await?;
         stage.at(stack, capacity * part, settings.seconds).await?;
     }
     for round in 1..=settings.rounds {
         latencies
             .alone
-            .push(stage.floor_alone(stack, settings.seconds / 2).await?);
-        for AtLoad { part, ours, floor } in &mut latencies.at_load {
+            .push(stage.steps_alone(stack, settings.seconds / 2).await?);
+        for AtLoad { part, ours, steps } in &mut latencies.at_load {
             let rate = capacity * *part;
-            let (least, sample) = (
-                stage.floor_at(stack, rate, settings.seconds).await?,
+            let (apart, sample) = (
+                stage.steps_at(stack, rate, settings.seconds).await?,
                 stage.at(stack, rate, settings.seconds).await?,
             );
             println!(
                 "latency, round {round}: at {:.0} %: p99 commit {:.2} ms, acknowledgement {:.2} ms; ours {:.2} ms",
                 *part * 100.0,
-                least.commit,
-                least.ack,
+                apart.commit,
+                apart.ack,
                 sample.others["p99_ms"]
             );
             ours.push(sample);
-            floor.push(least);
+            steps.push(apart);
         }
     }
     stage.end(stack).await?;
@@ -184,9 +184,9 @@ pub async fn idle(stack: &Stack, settings: &Settings) -> Result<Vec<f64>> {
 
 struct Stage {
     database: Database,
-    floor: Database,
+    steps: Database,
     topic: String,
-    floor_topic: String,
+    steps_topic: String,
     service: Service,
     users: Vec<User>,
     watch: Watch,
@@ -195,17 +195,17 @@ struct Stage {
 impl Stage {
     async fn new(stack: &Stack, delivery: Delivery) -> Result<Self> {
         let (database, topic) = (stack.database().await?, stack.topic().await?);
-        let (floor, floor_topic) = (stack.database().await?, stack.topic().await?);
+        let (steps, steps_topic) = (stack.database().await?, stack.topic().await?);
         let users = insert_drafts(&mut database.connect().await?).await?;
-        make_textbook(&mut floor.connect().await?).await?;
+        make_textbook(&mut steps.connect().await?).await?;
         let mut service = stack.service(&database, &topic, "all", delivery)?;
         service.ready().await?;
         Ok(Self {
             watch: Watch::start(stack, &topic)?,
             database,
-            floor,
+            steps,
             topic,
-            floor_topic,
+            steps_topic,
             service,
             users,
         })
@@ -230,23 +230,23 @@ impl Stage {
     }
 
     /// One commit after the other, then one record after the other.
-    async fn floor_alone(&self, stack: &Stack, each: Duration) -> Result<Floor> {
-        let mut committing = Committing(self.floor.connect().await?);
+    async fn steps_alone(&self, stack: &Stack, each: Duration) -> Result<Steps> {
+        let mut committing = Committing(self.steps.connect().await?);
         let commits = in_turn(&mut committing, each).await?;
-        let mut sending = Sending::new(Producer::new(stack, &self.floor_topic)?).await?;
+        let mut sending = Sending::new(Producer::new(stack, &self.steps_topic)?).await?;
         let acknowledgements = in_turn(&mut sending, each).await?;
-        Ok(Floor {
+        Ok(Steps {
             commit: milliseconds(&commits, 0.99),
             ack: milliseconds(&acknowledgements, 0.99),
         })
     }
 
     /// Commits and records at this rate, beside one another.
-    async fn floor_at(&self, stack: &Stack, rate: f64, window: Duration) -> Result<Floor> {
-        let producer = Producer::new(stack, &self.floor_topic)?;
+    async fn steps_at(&self, stack: &Stack, rate: f64, window: Duration) -> Result<Steps> {
+        let producer = Producer::new(stack, &self.steps_topic)?;
         let (mut committing, mut sending) = (Vec::new(), Vec::new());
         for _ in 0..CONNECTIONS {
-            let mut connection = Committing(self.floor.connect().await?);
+            let mut connection = Committing(self.steps.connect().await?);
             connection.accept().await?;
             committing.push(connection);
             sending.push(Sending::new(producer.clone()).await?);
@@ -260,7 +260,7 @@ impl Stage {
             }
             milliseconds(&histogram, 0.99)
         };
-        Ok(Floor {
+        Ok(Steps {
             commit: p99(&commits.stop().await?),
             ack: p99(&acknowledgements.stop().await?),
         })
@@ -305,11 +305,11 @@ impl Stage {
     async fn end(self, stack: &Stack) -> Result<()> {
         self.watch.stop()?;
         self.service.stop().await?;
-        for database in [&self.database, &self.floor] {
+        for database in [&self.database, &self.steps] {
             stack.drop_database(&database.name).await?;
         }
         stack.delete_topic(&self.topic).await?;
-        stack.delete_topic(&self.floor_topic).await
+        stack.delete_topic(&self.steps_topic).await
     }
 }
 

@@ -38,7 +38,7 @@ use image_job_dispatcher::config::Delivery;
 use self::{
     accept::Accepted,
     drain::{Against, Drained},
-    latency::Floor,
+    latency::Steps,
     peer::Peer,
     report::{Report, Sample, Wanted},
     settings::Settings,
@@ -155,25 +155,25 @@ async fn measure_latency(stack: &Stack, settings: &Settings, report: &mut Report
         let load = format!("{:.0} % load", at.part * 100.0);
         let name = format!("accept and relay at {load}");
         report.side(&name, &at.ours);
-        let over = |floor: &[Floor]| {
-            let ratios = at.ours.iter().zip(floor);
+        let over = |steps: &[Steps]| {
+            let ratios = at.ours.iter().zip(steps);
             ratios
-                .map(|(sample, floor)| sample.others["p99_ms"] / floor.both())
+                .map(|(sample, steps)| sample.others["p99_ms"] / steps.both())
                 .collect::<Vec<_>>()
         };
-        for (which, floor) in [("at the same load", &at.floor), ("alone", &measured.alone)] {
+        for (which, steps) in [("at the same load", &at.steps), ("alone", &measured.alone)] {
             let what = format!("p99 from due to consumed at {load} / (p99 commit + p99 acknowledgement, {which})");
-            report.figure("G5", &what, Wanted::AtMost(wanted), over(floor), &name);
+            report.figure("G5", &what, Wanted::AtMost(wanted), over(steps), &name);
         }
     }
-    let floors = measured
+    let all_steps = measured
         .at_load
         .iter()
-        .map(|at| (format!("at {:.0} % load", at.part * 100.0), &at.floor));
-    for (which, floor) in floors.chain([("alone".to_owned(), &measured.alone)]) {
+        .map(|at| (format!("at {:.0} % load", at.part * 100.0), &at.steps));
+    for (which, steps) in all_steps.chain([("alone".to_owned(), &measured.alone)]) {
         for (of, took) in [
-            ("commit", floor.iter().map(|f| f.commit).collect()),
-            ("acknowledgement", floor.iter().map(|f| f.ack).collect()),
+            ("commit", steps.iter().map(|s| s.commit).collect()),
+            ("acknowledgement", steps.iter().map(|s| s.ack).collect()),
         ] {
             report.fact(&format!("p99 of one {of}, {which} (G5)"), "ms", took);
         }
