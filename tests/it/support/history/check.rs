@@ -30,6 +30,8 @@ pub enum Violation {
     Repeated { repeats: usize, allowed: usize },
     /// A fence or a number went back, or a number is missing.
     LogWentBack(String),
+    /// The checkpoint of this number has a receipt of an id that it does not settle.
+    UnsettledReceipts(i64),
     /// A status or a message's state went back, or a final one changed.
     StatusWentBack(String),
     /// A replay sent something else than its selection.
@@ -61,6 +63,7 @@ impl std::fmt::Display for Violation {
             }
             Self::TwoPartitions(job) => write!(f, "job {job} is in two partitions"),
             Self::Repeated { repeats, allowed } => write!(f, "{repeats} records are repeats, {allowed} are allowed"),
+            Self::UnsettledReceipts(seq) => write!(f, "checkpoint {seq} has receipts of ids that it does not settle"),
             Self::LogWentBack(what) => write!(f, "the checkpoints: {what}"),
             Self::StatusWentBack(what) => write!(f, "a status went back: {what}"),
             Self::WrongReplay(what) => write!(f, "a replay: {what}"),
@@ -103,6 +106,7 @@ impl History {
         self.drafts_are_in_order(&first, &mut found);
         kept.repeats = self.repeats_are_bounded(kept.rough_take_overs, &mut found);
         self.the_log_only_grows(&mut found);
+        self.receipts_are_of_what_is_settled(&mut found);
         self.status_never_goes_back(&mut found);
         self.replays_send_their_selection(&mut found);
         self.a_pause_holds(&mut found);
@@ -237,6 +241,13 @@ impl History {
             found.push(Violation::Repeated { repeats, allowed });
         }
         repeats
+    }
+
+    /// Else a message would be shown as published, and a crash before the next checkpoint would have it looked for again.
+    fn receipts_are_of_what_is_settled(&self, found: &mut Vec<Violation>) {
+        for checkpoint in self.checkpoints.iter().filter(|c| !c.settles_its_receipts) {
+            found.push(Violation::UnsettledReceipts(checkpoint.seq));
+        }
     }
 
     fn the_log_only_grows(&self, found: &mut Vec<Violation>) {

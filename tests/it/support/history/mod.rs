@@ -71,6 +71,8 @@ pub struct Checkpoint {
     pub leader: String,
     /// Its lease ended with it: whoever leads next finds nothing on its way.
     pub gives_back: bool,
+    /// Its receipts are all of ids that it settles.
+    pub settles_its_receipts: bool,
 }
 
 /// An answer of `GET /api/jobs/{jobId}`.
@@ -173,11 +175,14 @@ impl History {
             .fetch_one(pool)
             .await
             .expect("the overview");
-        let checkpoints: Vec<(i64, i64, String, bool)> =
-            sqlx::query_as("select seq, fence, leader, lease_until <= created_at from outbox_checkpoints order by seq")
-                .fetch_all(pool)
-                .await
-                .expect("checkpoints");
+        let checkpoints: Vec<(i64, i64, String, bool, bool)> = sqlx::query_as(
+            "select seq, fence, leader, lease_until <= created_at,
+                    coalesce((select range_agg(int8range(id, id + 1)) from unnest(receipt_ids) id) <@ settled, true)
+             from outbox_checkpoints order by seq",
+        )
+        .fetch_all(pool)
+        .await
+        .expect("checkpoints");
         let replays: Vec<(Uuid, String, String)> = sqlx::query_as("select id, operation_id, state from outbox_replays")
             .fetch_all(pool)
             .await
@@ -204,11 +209,12 @@ impl History {
             pending,
             checkpoints: checkpoints
                 .into_iter()
-                .map(|(seq, fence, leader, gives_back)| Checkpoint {
+                .map(|(seq, fence, leader, gives_back, settles_its_receipts)| Checkpoint {
                     seq,
                     fence,
                     leader,
                     gives_back,
+                    settles_its_receipts,
                 })
                 .collect(),
             replays: replays

@@ -47,6 +47,7 @@ fn checkpoint(seq: i64, fence: i64, gives_back: bool) -> Checkpoint {
         fence,
         leader: format!("replica/{fence}"),
         gives_back,
+        settles_its_receipts: true,
     }
 }
 
@@ -212,6 +213,13 @@ fn a_checkpoint_that_is_missing_and_a_fence_that_goes_back_are_noticed() {
         ..checkpoint(4, 2, false)
     });
     breaks(&history, &["the checkpoints: "]);
+}
+
+#[test]
+fn a_receipt_of_an_id_that_its_checkpoint_does_not_settle_is_noticed() {
+    let (mut history, _) = good();
+    history.checkpoints[2].settles_its_receipts = false;
+    breaks(&history, &["checkpoint 2 has receipts"]);
 }
 
 #[test]
