@@ -279,9 +279,10 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     stop_intake.cancel();
     intake_tasks.close();
     let _ = tokio::time::timeout_at(by(2).into(), intake_tasks.wait()).await;
-    tasks.end_of("results", by(2)).await;
+    // Together with the results, whose consumer cannot leave its group while Kafka says nothing: the relay needs the time.
     stop_relay.cancel();
     tasks.end_of("relay", deadline).await;
+    tasks.end_of("results", deadline).await;
     stop_notices.cancel();
     tasks.end_of("notices", deadline).await;
     stop_admin.cancel();

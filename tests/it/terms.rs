@@ -249,8 +249,24 @@ async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
     stage.servers().kafka.freeze();
     someone.accepted(&leader).await;
     shows(&leader, &[("outbox_unacknowledged_rows", 1.0)]).await;
-    let (seq, fence) = seq_and_fence(&stage).await;
+    let (asked, _) = seq_and_fence(&stage).await;
     leader.term();
+    eventually("it waits for reports", PATIENCE, async || {
+        let log = leader.log();
+        if log.contains("the term ends once Kafka has answered") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    let (seq, fence) = seq_and_fence(&stage).await;
+    // The consumer of results leaves its group meanwhile, and waits five seconds for Kafka: ten renewals.
+    assert!(
+        seq < asked + 8,
+        "the lease was prolonged {} times before the relay heard of the stop",
+        seq - asked
+    );
     eventually("the lease is prolonged, and not taken over", PATIENCE, async || {
         let now = seq_and_fence(&stage).await;
         assert_eq!(now.1, fence, "another one leads while reports are waited for");

@@ -66,7 +66,12 @@ impl Results {
     /// Consumes until cancelled. Ends by itself only when Kafka will never serve it.
     pub async fn run(self, cancel: CancellationToken) {
         let done = match self.consumer() {
-            Ok(consumer) => self.consume(&consumer, &cancel).await,
+            Ok(consumer) => {
+                let done = self.consume(&consumer, &cancel).await;
+                // It leaves its group, and waits for Kafka's answer: not on a thread of the runtime.
+                let _ = tokio::task::spawn_blocking(move || drop(consumer)).await;
+                done
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = done {
