@@ -124,9 +124,9 @@ mod tests {
                 while match b.permit(now) { Permit::Any | Permit::One => true, Permit::NotBefore(_) => false } {
                     b.refused(now);
                     dead += 1;
+                    prop_assert!(dead <= TOLERATED as u64 + 1 + second / PROBE_EVERY.as_secs());
                 }
             }
-            prop_assert!(dead <= TOLERATED as u64 + 1 + seconds / PROBE_EVERY.as_secs());
         }
     }
 }
