@@ -14,7 +14,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A listening connection that has been silent for so long is asked whether it is one: where a half-open one is silent
 /// for ever, nobody would listen again.
 const SILENCE: Duration = Duration::from_secs(10);
-/// For PostgreSQL to answer when it is asked.
+/// For PostgreSQL to answer when it is asked, and to begin with.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a listener hears.
@@ -46,13 +46,19 @@ pub async fn listen(
     }
 }
 
-async fn listen_once(database: &PgConnectOptions, channel: &str, hear: &mut impl FnMut(Heard<'_>)) -> sqlx::Result<()> {
+async fn begin_to_listen(database: &PgConnectOptions, channel: &str) -> sqlx::Result<PgListener> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .connect_with(database.clone())
         .await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(channel).await?;
+    Ok(listener)
+}
+
+async fn listen_once(database: &PgConnectOptions, channel: &str, hear: &mut impl FnMut(Heard<'_>)) -> sqlx::Result<()> {
+    let begun = timeout(ANSWER_TIMEOUT, begin_to_listen(database, channel)).await;
+    let mut listener = begun.map_err(|_| sqlx::Error::PoolTimedOut)??;
     hear(Heard::Listening);
     loop {
         match timeout(SILENCE, listener.try_recv()).await {

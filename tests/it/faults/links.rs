@@ -88,30 +88,18 @@ async fn f42_connections_that_are_half_open_are_given_up_and_made_again() {
     History::gather(&linked.stage, requests).await.kept();
 }
 
-/// The leader's connection that listens for other replicas is silent for hours at night: nobody would notice.
-#[tokio::test(flavor = "multi_thread")]
-async fn f42_a_leader_hears_of_what_others_accept_after_its_connections_were_half_open() {
+/// Waits until what another replica accepts is published when it is accepted, and not at the next poll.
+async fn hears_at_once(linked: &Linked, leader: &App, someone: &Someone, api: &App) {
     const JOBS: u32 = 10;
-    let linked = Linked::new().await;
-    let someone = Someone::new(&linked.stage, 5).await;
-    let leader = linked.stage.spawn_app(&["--role", "relay"], &[]);
-    let direct = linked.stage.database_url.clone();
-    let api = linked
-        .stage
-        .app_with(&["--role", "api"], &[("database.url", &direct)])
-        .await;
-    someone.accepted(&api, 1).await;
-    linked.stage.drained().await;
-    linked.postgres.strand();
     eventually(
         "each is published when it is accepted, and not at the next poll",
         MENDS_ITSELF_WITHIN,
         async || {
-            someone.accepted(&api, 1).await;
+            someone.accepted(api, 1).await;
             linked.stage.drained().await;
             let began = Instant::now();
             for _ in 0..JOBS {
-                someone.accepted(&api, 1).await;
+                someone.accepted(api, 1).await;
                 linked.stage.drained().await;
             }
             // The poll is every two thirds of a second with this lease: a third of one on average.
@@ -124,6 +112,45 @@ async fn f42_a_leader_hears_of_what_others_accept_after_its_connections_were_hal
         },
     )
     .await;
+}
+
+/// A leader, and another replica that accepts and has links of its own.
+async fn leader_and_api(linked: &Linked) -> (App, App) {
+    let leader = linked.stage.spawn_app(&["--role", "relay"], &[]);
+    let direct = linked.stage.database_url.clone();
+    let api = linked
+        .stage
+        .app_with(&["--role", "api"], &[("database.url", &direct)])
+        .await;
+    (leader, api)
+}
+
+/// The leader's connection that listens for other replicas is silent for hours at night, and is forgotten by what lies
+/// between: nobody would notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_leader_hears_of_what_others_accept_after_its_listening_connection_was_half_open() {
+    let linked =
+        Linked::with_postgres(async |port| Proxy::cutting(port, b"LISTEN ", Cut::StrandedWhenTold).await).await;
+    let someone = Someone::new(&linked.stage, 5).await;
+    let (leader, api) = leader_and_api(&linked).await;
+    someone.accepted(&api, 1).await;
+    linked.stage.drained().await;
+    hears_at_once(&linked, &leader, &someone, &api).await;
+    linked.postgres.strand();
+    hears_at_once(&linked, &leader, &someone, &api).await;
+    assert!(!leader.log().contains("the relay begins again"), "{}", leader.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_leader_hears_of_what_others_accept_though_it_was_not_answered_when_it_began_to_listen() {
+    let linked = Linked::with_postgres(async |port| Proxy::cutting(port, b"LISTEN ", Cut::Stranded).await).await;
+    linked.postgres.cut_next(1);
+    let someone = Someone::new(&linked.stage, 5).await;
+    let (leader, api) = leader_and_api(&linked).await;
+    someone.accepted(&api, 1).await;
+    linked.stage.drained().await;
+    assert_eq!(linked.postgres.cuts_left(), 0);
+    hears_at_once(&linked, &leader, &someone, &api).await;
 }
 
 /// Starts a replay of all messages, fifty a second.

@@ -297,7 +297,8 @@ const FAULTS: &[Fault] = &[
         "bounded waits everywhere",
         &[
             "faults/links::f42_connections_that_are_half_open_are_given_up_and_made_again",
-            "faults/links::f42_a_leader_hears_of_what_others_accept_after_its_connections_were_half_open",
+            "faults/links::f42_a_leader_hears_of_what_others_accept_after_its_listening_connection_was_half_open",
+            "faults/links::f42_a_leader_hears_of_what_others_accept_though_it_was_not_answered_when_it_began_to_listen",
             "faults/links::f42_a_replay_goes_on_after_its_connection_was_half_open_in_the_middle_of_a_step",
             "faults/links::f42_a_replay_goes_on_after_its_connection_was_half_open",
             "faults/links::f42_a_start_whose_first_connection_is_half_open_tries_again",

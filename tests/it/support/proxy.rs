@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -28,6 +28,8 @@ pub enum Cut {
     BeforeTheAnswer,
     /// Half-open: nothing passes on it ever again, and nobody is told.
     Stranded,
+    /// The same, but only by [`Proxy::strand`], which strands no other connection.
+    StrandedWhenTold,
 }
 
 /// How one direction of all connections is at the moment.
@@ -162,14 +164,15 @@ async fn carry(mut client: TcpStream, state: Arc<State>) {
         return;
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let carried = AtomicBool::new(!matches!(state.needle, Some((_, Cut::StrandedWhenTold))));
     let ended = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::select! {
-            ended = up(from_client, to_server, &state) => ended,
+            ended = up(from_client, to_server, &state, &carried) => ended,
             () = down(from_server, to_client, &state) => Ended::Closed,
             _ = hangups.changed() => Ended::Closed,
-            _ = strandings.changed() => Ended::Stranded,
+            () = stranded(&mut strandings, &carried) => Ended::Stranded,
         }
     };
     if matches!(ended, Ended::Stranded) {
@@ -185,7 +188,16 @@ async fn carry(mut client: TcpStream, state: Arc<State>) {
     }
 }
 
-async fn up(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, state: &State) -> Ended {
+/// Returns when what `carried` the needle is to be stranded.
+async fn stranded(strandings: &mut watch::Receiver<u64>, carried: &AtomicBool) {
+    while strandings.changed().await.is_ok() {
+        if carried.load(Ordering::SeqCst) {
+            return;
+        }
+    }
+}
+
+async fn up(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, state: &State, carried: &AtomicBool) -> Ended {
     let mut weather = state.weather.subscribe();
     let mut bytes = vec![0; 1 << 20];
     loop {
@@ -196,17 +208,21 @@ async fn up(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, state: &State) -> End
         if to.write_all(&bytes[..n]).await.is_err() {
             return Ended::Closed;
         }
-        if let Some((needle, cut)) = state.needle
-            && bytes[..n].windows(needle.len()).any(|window| window == needle)
-            && state
+        let Some((needle, cut)) = state.needle else {
+            continue;
+        };
+        if !bytes[..n].windows(needle.len()).any(|window| window == needle) {
+            continue;
+        }
+        let one_less = |left: u32| left.checked_sub(1);
+        match cut {
+            Cut::StrandedWhenTold => carried.store(true, Ordering::SeqCst),
+            _ if state
                 .cuts
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
-                .is_ok()
-        {
-            return match cut {
-                Cut::Stranded => Ended::Stranded,
-                cut => Ended::Hit(cut),
-            };
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+                .is_err() => {}
+            Cut::Stranded => return Ended::Stranded,
+            cut => return Ended::Hit(cut),
         }
     }
 }
