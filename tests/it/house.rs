@@ -262,7 +262,7 @@ fn failpoints_are_in_no_build_but_the_tests() {
 }
 
 #[test]
-fn each_planted_bug_still_has_its_line() {
+fn each_planted_bug_still_has_its_line_and_was_caught() {
     #[derive(serde::Deserialize)]
     struct Bug {
         name: String,
@@ -273,11 +273,17 @@ fn each_planted_bug_still_has_its_line() {
     }
     let text = fs::read_to_string("tests/planted_bugs.toml").expect("the list");
     let list: std::collections::BTreeMap<String, Vec<Bug>> = toml::from_str(&text).expect("a list of bugs");
+    let page = fs::read_to_string("docs/planted-bugs.md").expect("the page of what caught them");
     for bug in &list["bug"] {
         let source = fs::read_to_string(&bug.file).unwrap_or_else(|e| panic!("{}: {e}", bug.file));
         assert_eq!(source.matches(&bug.find).count(), 1, "{}: in {}", bug.name, bug.file);
         assert_ne!(bug.find, bug.replace, "{}", bug.name);
         assert!(!bug.tests.is_empty(), "{}", bug.name);
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| {} | ", bug.name)));
+        let caught = row.is_some_and(|row| !row.contains("**missed**"));
+        assert!(caught, "{}: docs/planted-bugs.md says {row:?}", bug.name);
     }
 }
 
