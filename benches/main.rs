@@ -2,7 +2,7 @@
 //!
 //! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure the
 //! goals, [`events`] what clients that wait cost, [`lists`] (of a [`long_log`]) and [`replay`] what operators wait for,
-//! [`peer`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates under stress. [`http`] and [`load`] are
+//! [`peer`], [`watermill`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates under stress. [`http`] and [`load`] are
 //! the clients, [`watch`] the consumer. [`report`] keeps all of it in docs/benchmarks.json; [`page`] and [`picture`] make
 //! what people read. What is compared, and why it is fair, stands at the head of each measuring module; [`usage`] reads
 //! CPU time from the operating system.
@@ -31,6 +31,7 @@ mod stack;
 mod stress;
 mod usage;
 mod watch;
+mod watermill;
 
 use anyhow::Result;
 use image_job_dispatcher::config::Delivery;
@@ -67,6 +68,9 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
     measure_both_halves(stack, settings, report).await?;
     if settings.wants(&["PEER"]) {
         measure_peer(stack, settings, report).await?;
+    }
+    if settings.wants(&["WATERMILL"]) {
+        measure_watermill(stack, settings, report).await?;
     }
     if settings.wants(&["G5"]) {
         measure_latency(stack, settings, report).await?;
@@ -145,6 +149,24 @@ async fn measure_peer(stack: &Stack, settings: &Settings, report: &mut Report) -
     report.note(&peer::tuned());
     let what = format!("steady drain of {} / {other}", settings.backlog);
     report.rates("G4", &what, Wanted::AtLeast(6.0), (name, other));
+    report.write(&settings.out)
+}
+
+async fn measure_watermill(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    if !watermill::build()? {
+        println!("Watermill is not measured: there is no Go");
+        return Ok(());
+    }
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 1..=settings.rounds {
+        theirs.push(watermill::drain(stack).await?);
+        ours.push(drain::ours(stack, settings.backlog, Delivery::AtLeastOnce).await?);
+        say("watermill", round, &ours, &theirs);
+    }
+    let (name, other) = ("drain to Kafka, beside Watermill", "Watermill's forwarder");
+    report.side(name, &ours);
+    report.side(other, &theirs);
+    report.note(watermill::TUNED);
     report.write(&settings.out)
 }
 

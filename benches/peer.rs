@@ -83,9 +83,9 @@ impl Peer {
 
         let look = Topic::new(stack, &topic)?;
         let (cpu, wal) = (Cpu::now()?, wal(&mut connection).await?);
-        let mut server = Server::start(&self.java, &self.jars, &self.settings(stack, &topic))?;
+        let mut server = start(&self.java, &self.jars, &self.settings(stack, &topic))?;
         drain::wait_for(&look, count, || server.check()).await?;
-        let (of_server, cpu) = (own(server.0.id())?, Cpu::now()? - cpu);
+        let (of_server, cpu) = (own(server.pid())?, Cpu::now()? - cpu);
         let wal = self::wal(&mut connection).await? - wal;
         drop(server);
         // Both are Java: it is counted as Kafka's.
@@ -185,45 +185,60 @@ async fn wal(connection: &mut PgConnection) -> Result<f64> {
     Ok(sqlx::query_scalar(bytes).fetch_one(connection).await?)
 }
 
-/// The running server. Dropping kills it.
-struct Server(Child);
+/// A peer that runs. Dropping kills it.
+pub struct Running {
+    name: &'static str,
+    child: Child,
+}
 
-impl Server {
-    fn start(java: &Path, jars: &Path, settings: &str) -> Result<Self> {
-        let directory = root().join(".dev/bench/debezium");
-        fs::create_dir_all(directory.join("config"))?;
-        fs::write(directory.join("config/application.properties"), settings)?;
-        let log = File::create(directory.join("log"))?;
-        let runner = format!("debezium-server-dist-{VERSION}-runner.jar");
-        let path = [runner.as_str(), "config/lib", "lib/*"].map(|part| jars.join(part).display().to_string());
-        let child = Command::new(java)
-            .arg("-cp")
-            .arg(path.join(":"))
-            .arg("io.debezium.server.Main")
-            .current_dir(&directory)
+impl Running {
+    /// What it prints is in `.dev/bench/NAME.log`.
+    pub fn start(name: &'static str, command: &mut Command) -> Result<Self> {
+        let log = File::create(root().join(format!(".dev/bench/{name}.log")))?;
+        let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
         end_with_this_process(&child)?;
-        Ok(Self(child))
+        Ok(Self { name, child })
     }
 
-    fn check(&mut self) -> Result<()> {
-        match self.0.try_wait()? {
-            Some(status) => bail!("Debezium Server ended ({status}): see .dev/bench/debezium/log"),
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{0} ended ({status}): see .dev/bench/{0}.log", self.name),
             None => Ok(()),
         }
     }
 }
 
-impl Drop for Server {
+impl Drop for Running {
     fn drop(&mut self) {
         // Ended already: that is what is wanted.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-        forget_ended(&self.0);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        forget_ended(&self.child);
     }
+}
+
+fn start(java: &Path, jars: &Path, settings: &str) -> Result<Running> {
+    let directory = root().join(".dev/bench/debezium");
+    fs::create_dir_all(directory.join("config"))?;
+    fs::write(directory.join("config/application.properties"), settings)?;
+    let runner = format!("debezium-server-dist-{VERSION}-runner.jar");
+    let path = [runner.as_str(), "config/lib", "lib/*"].map(|part| jars.join(part).display().to_string());
+    Running::start(
+        "debezium",
+        Command::new(java)
+            .arg("-cp")
+            .arg(path.join(":"))
+            .arg("io.debezium.server.Main")
+            .current_dir(&directory),
+    )
 }
 
 /// A Java that it runs on; newer than the one that Kafka needs.

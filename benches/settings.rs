@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 pub const GOALS: [&str; 17] = [
     "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "E1", "E2", "N1", "N2", "LISTS", "REPLAY",
 ];
-/// What is measured beside them: a peer (for G4), growth, memory, and the time to start.
-pub const BESIDE: [&str; 4] = ["PEER", "GROWTH", "MEMORY", "START"];
+/// What is measured beside them: peers (for G4), growth, memory, and the time to start.
+pub const BESIDE: [&str; 5] = ["PEER", "WATERMILL", "GROWTH", "MEMORY", "START"];
 /// Measured only when it is named: the cells of a public benchmark, which have a command of their own, `make cells`.
 pub const APART: [&str; 1] = ["CELLS"];
 
