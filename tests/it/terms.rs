@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, records::publish, token_for};
+use crate::support::{
+    App, PATIENCE, Record, Stage, content::ContentService, drafts, eventually, records::publish, token_for,
+};
 
 /// A user with a draft.
 struct Someone {
@@ -242,8 +245,20 @@ async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
         .set("shutdown.budget", "60s");
     let someone = Someone::new(&stage).await;
     let leader = stage.app().await;
-    someone.accepted(&leader).await;
+    let job = someone.accepted(&leader).await;
     stage.records(1).await;
+    // Only a member of the group waits for Kafka when it leaves.
+    let content = ContentService::on(&stage).await;
+    let answer = json!({"jobId": job, "status": "PROCESSING", "images": [], "error": null});
+    content.result(job, &answer).await;
+    eventually("the consumer of results is in its group", PATIENCE, async || {
+        let applied: i64 = sqlx::query_scalar("select count(*) from job_results")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("results");
+        if applied == 1 { Ok(()) } else { Err(applied) }
+    })
+    .await;
     let standby = stage.app().await;
 
     stage.servers().kafka.freeze();
