@@ -25,11 +25,11 @@ pub const BACKLOG: i64 = 20_000;
 /// Rows that were committed together.
 const COMMITTED: i64 = 1000;
 /// What was set, for the page.
-pub const TUNED: &str = "Watermill 1.5.1 (watermill-sql 4.1.2, watermill-kafka 3.0.6): SubscribeBatchSize=1000, \
+pub const TUNED: &str = "20000 messages for Watermill 1.5.1 (watermill-sql 4.1.2, watermill-kafka 3.0.6): SubscribeBatchSize=1000, \
     PollInterval=10ms, RequiredAcks=WaitForAll, Idempotent=true, MaxOpenRequests=1";
 
-/// Builds it. False where there is no Go: then there is nothing to compare with.
-pub fn build() -> Result<bool> {
+/// Builds it. False where that cannot be done: then there is nothing to compare with.
+pub fn build() -> bool {
     let program = root().join(".dev/bench/watermill");
     let built = Command::new("go")
         .args(["build", "-o"])
@@ -38,9 +38,11 @@ pub fn build() -> Result<bool> {
         .current_dir(root().join("benches/watermill"))
         .status();
     match built {
-        Ok(status) if status.success() => Ok(true),
-        Ok(status) => bail!("go build in benches/watermill: {status}"),
-        Err(_) => Ok(false),
+        Ok(status) if status.success() => true,
+        failed => {
+            println!("Watermill is not measured: go build in benches/watermill: {failed:?}");
+            false
+        }
     }
 }
 

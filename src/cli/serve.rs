@@ -280,9 +280,10 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     intake_tasks.close();
     let _ = tokio::time::timeout_at(by(2).into(), intake_tasks.wait()).await;
     // Together with the results, whose consumer cannot leave its group while Kafka says nothing: the relay needs the time.
+    let results_by = by(2);
     stop_relay.cancel();
     tasks.end_of("relay", deadline).await;
-    tasks.end_of("results", deadline).await;
+    tasks.end_of("results", results_by).await;
     stop_notices.cancel();
     tasks.end_of("notices", deadline).await;
     stop_admin.cancel();

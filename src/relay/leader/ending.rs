@@ -23,11 +23,13 @@ impl Leader<'_> {
             // Nothing can be recorded any more; what still waits here is better purged at once.
             End::LostLease => Duration::ZERO,
         };
-        tracing::info!(
-            unacknowledged = self.unrecorded,
-            at_most_seconds = wait.as_secs(),
-            "the term ends once Kafka has answered for what it was handed"
-        );
+        if !wait.is_zero() {
+            tracing::info!(
+                unacknowledged = self.unrecorded,
+                at_most = ?wait,
+                "the term ends once Kafka has answered for what it was handed"
+            );
+        }
         let settled = tokio::time::timeout(wait, self.settle_what_was_sent()).await;
         let drained = matches!(settled, Ok(Ok(())));
         if matches!(end, End::Stopped) {
