@@ -241,7 +241,6 @@ fn failpoints_are_in_no_build_but_the_tests() {
             .args([
                 "tree",
                 "--locked",
-                "--offline",
                 "--all-features",
                 "--invert",
                 "fail",
