@@ -59,7 +59,8 @@ simulate: prerequisites ## A million seeds through the relay's own decisions; SE
 	$(if $(SEED),SEED=$(SEED),SEEDS=$(or $(SEEDS),1000000)) cargo --config 'profile.dev.package.image-job-dispatcher.opt-level=2' \
 		test --lib simulation -- --nocapture
 
-planted-bugs: prerequisites ## Plant known bugs, one after the other, and see the tests fail: ONLY=lease, or UNIT=1 (two minutes)
+planted-bugs: ## Plant known bugs, one after the other, and see the tests fail: ONLY=lease, or UNIT=1 (two minutes)
+	@scripts/prerequisites planted-bugs
 	@scripts/planted-bugs $(ONLY)
 
 fmt: ## Format the code

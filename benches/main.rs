@@ -2,10 +2,10 @@
 //!
 //! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure the
 //! goals, [`events`] what clients that wait cost, [`lists`] (of a [`long_log`]) and [`replay`] what operators wait for,
-//! [`peer`], [`watermill`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates under stress. [`http`] and [`load`] are
-//! the clients, [`watch`] the consumer. [`report`] keeps all of it in docs/benchmarks.json; [`page`] and [`picture`] make
-//! what people read. What is compared, and why it is fair, stands at the head of each measuring module; [`usage`] reads
-//! CPU time from the operating system.
+//! [`peer`], [`watermill`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates under stress. [`http`]
+//! and [`load`] are the clients, [`watch`] the consumer. [`report`] keeps all of it in docs/benchmarks.json; [`page`] and
+//! [`picture`] make what people read. What is compared, and why it is fair, stands at the head of each measuring module;
+//! [`usage`] reads CPU time from the operating system.
 
 mod accept;
 mod backlog;

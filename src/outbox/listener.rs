@@ -46,6 +46,14 @@ pub async fn listen(
     }
 }
 
+fn no_answer() -> sqlx::Error {
+    std::io::Error::new(
+        std::io::ErrorKind::TimedOut,
+        format!("PostgreSQL has not answered for {ANSWER_TIMEOUT:?}"),
+    )
+    .into()
+}
+
 async fn begin_to_listen(database: &PgConnectOptions, channel: &str) -> sqlx::Result<PgListener> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -58,7 +66,7 @@ async fn begin_to_listen(database: &PgConnectOptions, channel: &str) -> sqlx::Re
 
 async fn listen_once(database: &PgConnectOptions, channel: &str, hear: &mut impl FnMut(Heard<'_>)) -> sqlx::Result<()> {
     let begun = timeout(ANSWER_TIMEOUT, begin_to_listen(database, channel)).await;
-    let mut listener = begun.map_err(|_| sqlx::Error::PoolTimedOut)??;
+    let mut listener = begun.map_err(|_| no_answer())??;
     hear(Heard::Listening);
     loop {
         match timeout(SILENCE, listener.try_recv()).await {
@@ -70,7 +78,7 @@ async fn listen_once(database: &PgConnectOptions, channel: &str, hear: &mut impl
                 Ok(answer) => {
                     answer?;
                 }
-                Err(_) => return Err(sqlx::Error::PoolTimedOut),
+                Err(_) => return Err(no_answer()),
             },
         }
     }

@@ -254,7 +254,8 @@ async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
     let stage = Stage::with_servers_of_its_own()
         .await
         .set("relay.lease", "1s")
-        .set("shutdown.budget", "60s");
+        .set("shutdown.budget", "60s")
+        .on_one_thread();
     let someone = Someone::new(&stage).await;
     let leader = stage.app().await;
     let job = someone.accepted(&leader).await;

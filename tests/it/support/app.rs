@@ -53,14 +53,22 @@ pub fn dispatcher(settings: &BTreeMap<String, String>) -> Command {
 
 impl App {
     /// Starts `dispatcher serve` on free ports, with `settings` by key and `failpoints` as `src/failpoint.rs` has them.
-    pub fn spawn(name: &str, arguments: &[&str], settings: &BTreeMap<String, String>, failpoints: &str) -> Self {
+    /// `threads`: of its runtime, where it is not to have one for each processor.
+    pub fn spawn(
+        name: &str,
+        arguments: &[&str],
+        settings: &BTreeMap<String, String>,
+        failpoints: &str,
+        threads: Option<u32>,
+    ) -> Self {
         let address = || format!("127.0.0.1:{}", free_port().expect("a free port"));
         let (listen, admin) = (address(), address());
         let mut command = dispatcher(settings);
         command
             .env("DISPATCHER_HTTP__LISTEN", &listen)
             .env("DISPATCHER_ADMIN__LISTEN", &admin)
-            .env("FAILPOINTS", failpoints);
+            .env("FAILPOINTS", failpoints)
+            .envs(threads.map(|threads| ("TOKIO_WORKER_THREADS", threads.to_string())));
         command
             .arg("serve")
             .args(arguments)

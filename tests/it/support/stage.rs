@@ -64,6 +64,7 @@ pub struct Stage {
     /// `kafka.result_topic`.
     pub result_topic: String,
     settings: BTreeMap<String, String>,
+    threads: Option<u32>,
     apps: AtomicU32,
 }
 
@@ -125,6 +126,7 @@ impl Stage {
             topic,
             result_topic,
             settings: BTreeMap::new(),
+            threads: None,
             apps: AtomicU32::new(0),
         }
     }
@@ -138,6 +140,12 @@ impl Stage {
     #[must_use]
     pub fn set(mut self, key: &str, value: &str) -> Self {
         self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Its services' runtimes have one thread: whatever blocks it is seen by everything else.
+    pub fn on_one_thread(mut self) -> Self {
+        self.threads = Some(1);
         self
     }
 
@@ -175,7 +183,7 @@ impl Stage {
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
-        App::spawn(&name, arguments, &all, failpoints)
+        App::spawn(&name, arguments, &all, failpoints, self.threads)
     }
 
     /// The configuration, by key, of a service or a command on this stage.
