@@ -210,13 +210,13 @@ pub async fn read_messages(conn: &mut PgConnection, request: &ReadRequest) -> sq
     let mut new_rows = 0;
     for row in &rows {
         // Rows under holes come first, ascending, then new rows, ascending.
-        let (id, bytes): (i64, i32) = (row.try_get(0)?, row.try_get(9)?);
+        let (id, bytes): (i64, i32) = (row.try_get_unchecked(0)?, row.try_get_unchecked(9)?);
         let is_new = id > request.above;
         if is_new {
             new_rows += 1;
             result.largest = result.largest.max(bytes.into());
         }
-        let Some(payload) = row.try_get(8)? else {
+        let Some(payload) = row.try_get_unchecked(8)? else {
             result.full = is_new;
             result.cut_hole = !is_new;
             return Ok(result);
@@ -227,17 +227,18 @@ pub async fn read_messages(conn: &mut PgConnection, request: &ReadRequest) -> sq
     Ok(result)
 }
 
-/// From the columns of [`READ`].
+/// From the columns of [`READ`], whose types are the statement's own: to compare them with ours in each row is a fifth of
+/// what reading a row costs here.
 fn message_from(row: &PgRow, id: i64, payload: Vec<u8>) -> sqlx::Result<OutboxMessage> {
     Ok(OutboxMessage {
         id,
-        event_id: row.try_get(1)?,
-        job_id: row.try_get(2)?,
-        key: row.try_get(3)?,
-        event_time: row.try_get(4)?,
-        created_at: row.try_get(5)?,
-        replay_id: row.try_get(6)?,
-        traceparent: row.try_get(7)?,
+        event_id: row.try_get_unchecked(1)?,
+        job_id: row.try_get_unchecked(2)?,
+        key: row.try_get_unchecked(3)?,
+        event_time: row.try_get_unchecked(4)?,
+        created_at: row.try_get_unchecked(5)?,
+        replay_id: row.try_get_unchecked(6)?,
+        traceparent: row.try_get_unchecked(7)?,
         payload,
     })
 }

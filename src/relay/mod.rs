@@ -8,6 +8,7 @@
 mod breaker;
 mod holes;
 mod leader;
+mod receipts;
 pub mod replayer;
 mod standby;
 mod start;

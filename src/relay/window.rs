@@ -1,6 +1,6 @@
 //! The window: records handed over whose report has not come. Pure.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -31,6 +31,8 @@ pub struct Window {
     /// As many as there have been at once.
     slots: Vec<Option<Sent>>,
     free: Vec<usize>,
+    /// Slots and ids in the order in which they were taken; the first one's is still on its way.
+    order: VecDeque<(usize, i64)>,
     records: usize,
     bytes: usize,
     alone: bool,
@@ -42,6 +44,7 @@ impl Window {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
+            order: VecDeque::new(),
             records,
             bytes: 0,
             alone: false,
@@ -69,6 +72,12 @@ impl Window {
         self.bytes += sent.bytes;
         self.alone |= alone;
         self.slots[slot] = Some(sent);
+        self.order.push_back((slot, m.id));
+        // While the first stays, those that came and went behind it gather.
+        if self.order.len() > 2 * self.records {
+            let slots = &self.slots;
+            self.order.retain(|entry| is_on_its_way(slots, *entry));
+        }
         Some(slot)
     }
 
@@ -78,7 +87,17 @@ impl Window {
         self.free.push(slot);
         self.bytes -= sent.bytes;
         self.alone &= !sent.alone;
+        while self
+            .order
+            .pop_front_if(|entry| !is_on_its_way(&self.slots, *entry))
+            .is_some()
+        {}
         Some(sent)
+    }
+
+    /// The id of the record that has been on its way for the longest; none: nothing is.
+    pub fn oldest(&self) -> Option<i64> {
+        self.order.front().map(|(_, id)| *id)
     }
 
     /// Forgets all: their reports do not matter any more.
@@ -105,6 +124,10 @@ impl Window {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+fn is_on_its_way(slots: &[Option<Sent>], (slot, id): (usize, i64)) -> bool {
+    slots[slot].is_some_and(|sent| sent.id == id)
 }
 
 #[cfg(test)]
@@ -139,6 +162,29 @@ mod tests {
         assert!(w.leave(first).is_none());
         assert!(w.leave(99).is_none());
         assert_eq!((w.len(), w.bytes()), (1, 10));
+    }
+
+    #[test]
+    fn the_oldest_is_the_first_that_has_no_report_however_many_came_and_went_behind_it() {
+        let mut w = Window::new(3);
+        let enter = |w: &mut Window, id| w.enter(&message(id), Instant::now(), false).unwrap();
+        assert_eq!(w.oldest(), None);
+        let first = enter(&mut w, 7);
+        let second = enter(&mut w, 8);
+        // A row that became visible late is the youngest all the same.
+        let late = enter(&mut w, 1);
+        assert_eq!(w.oldest(), Some(7));
+        w.leave(late);
+        for id in 10..100 {
+            let slot = enter(&mut w, id);
+            w.leave(slot);
+            assert_eq!(w.oldest(), Some(7));
+            assert!(w.order.len() <= 2 * 3, "{}", w.order.len());
+        }
+        w.leave(first);
+        assert_eq!(w.oldest(), Some(8));
+        w.leave(second);
+        assert_eq!(w.oldest(), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use self::{handing_over::Ready, reading::Reader, recording::Recorder, transactio
 use super::{
     End, Memory, Relay,
     breaker::Permit,
+    receipts::Receipts,
     start::Started,
     upkeep::{self, Upkeep},
     window::Window,
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     config::Delivery,
     outbox::{
-        checkpoints::{DeadLetter, Lease, Receipt},
+        checkpoints::{DeadLetter, Lease},
         position::Position,
     },
     publish::kafka::{NotCommitted, Producer},
@@ -58,8 +59,8 @@ struct Leader<'a> {
     /// In exactly-once mode.
     transactions: Option<Transactions>,
     ready: Ready,
-    /// Acknowledged since the last checkpoint: the next one settles them.
-    receipts: Vec<Receipt>,
+    /// Acknowledged and in no checkpoint.
+    receipts: Receipts,
     /// Refused since the last checkpoint.
     dead: Vec<DeadLetter>,
     /// A dead letter waits for its checkpoint: no later record may be handed over before.
@@ -111,7 +112,7 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
             Delivery::ExactlyOnce => Some(Transactions::new(relay.options.window)),
         },
         ready: Ready::default(),
-        receipts: Vec::new(),
+        receipts: Receipts::default(),
         dead: Vec::new(),
         barrier: false,
         unrecorded: 0,
@@ -174,7 +175,7 @@ impl Leader<'_> {
             at = at.min(self.reader.next_at(self.seen.paused));
         }
         if self.has_to_record() && self.recorder.running.is_none() && !self.reader.renews {
-            at = at.min(self.recorder.begun_at + CHECKPOINT_EVERY);
+            at = at.min(self.recorder.looked_at + CHECKPOINT_EVERY);
         }
         if let (false, Permit::NotBefore(probe)) = (
             self.ready.messages.is_empty(),

@@ -27,45 +27,54 @@ pub(super) struct Recorder {
     /// Ids that it settles.
     settling: Ids,
     /// When the newest checkpoint was begun.
-    pub begun_at: Instant,
+    begun_at: Instant,
+    /// When the receipts were last looked through for one.
+    pub looked_at: Instant,
     pub last_base: i64,
 }
 
 impl Recorder {
     /// `base` is the number of the newest base row.
     pub fn new(conn: PgConnection, base: i64) -> Self {
+        let now = Instant::now();
         Self {
             conn: Some(conn),
             running: None,
             receipts: 0,
             settling: Ids::default(),
-            begun_at: Instant::now(),
+            begun_at: now,
+            looked_at: now,
             last_base: base,
         }
     }
 }
 
 impl Leader<'_> {
-    /// Begins a checkpoint when there is something to record and the last one is `pause` ago, or the lease
-    /// has to be prolonged and no read will do it.
+    /// Begins a checkpoint when there is something to record and the last look was `pause` ago, or the lease has to be
+    /// prolonged and no read will do it.
     pub(super) fn begin_checkpoint(&mut self, pause: Duration, give_back: bool) {
         let now = Instant::now();
         // A renewing read holds the next number.
-        if self.recorder.running.is_some() || self.reader.renews {
+        if self.recorder.running.is_some() || self.reader.renews || self.recorder.conn.is_none() {
             return;
         }
-        let crowded = self.receipts.len() * 4 > self.relay.window();
-        let due = self.has_to_record() && (now >= self.recorder.begun_at + pause || self.barrier || crowded);
+        let crowded = self.receipts.new() * 4 > self.relay.window();
+        let due = self.has_to_record() && (now >= self.recorder.looked_at + pause || self.barrier || crowded);
         let base_due = self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY;
         let renewal_due = (base_due || self.ending) && self.lease_ends <= now + self.lease.length / 2;
         if !(due || renewal_due || give_back) {
             return;
         }
+        self.recorder.looked_at = now;
+        let oldest = self.window.oldest().filter(|_| !self.ending);
+        let receipts = self.receipts.take(oldest, now);
+        self.position.settle(receipts.iter().map(|receipt| receipt.id));
+        if !(self.position.has_changes() || renewal_due || give_back) {
+            return;
+        }
         let Some(mut conn) = self.recorder.conn.take() else {
             return;
         };
-        let receipts = std::mem::take(&mut self.receipts);
-        self.position.settle(receipts.iter().map(|receipt| receipt.id));
         if !self.offsets_frozen {
             advance(&mut self.next_offsets, &receipts);
         }

@@ -106,11 +106,12 @@ impl Leader<'_> {
         now: Instant,
         wall: DateTime<Utc>,
     ) {
-        self.receipts.push(Receipt {
+        let receipt = Receipt {
             id: sent.id,
             partition,
             offset,
-        });
+        };
+        self.receipts.push(receipt, now);
         let metrics = &self.relay.metrics;
         metrics.publish_duration_seconds.observe((now - sent.at).as_secs_f64());
         let latency = (wall - sent.created_at).as_seconds_f64().max(0.0);

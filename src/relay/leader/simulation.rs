@@ -1,4 +1,4 @@
-//! A deterministic simulation over the decisions that the program runs: [`Position`], [`HoleWatch`], [`Window`],
+//! A deterministic simulation over the decisions that the program runs: [`Position`], [`HoleWatch`], [`Window`], [`Receipts`],
 //! [`Breaker`], [`Gate`], [`close_holes`], [`own_fault`], [`settle_matching`] and [`advance`] are the product's own.
 //! What they are glued to, PostgreSQL, Kafka and the order of events, is drawn from a seed.
 //!
@@ -8,6 +8,7 @@
 //! [`Position`]: crate::outbox::position::Position
 //! [`HoleWatch`]: crate::relay::holes::HoleWatch
 //! [`Window`]: crate::relay::window::Window
+//! [`Receipts`]: crate::relay::receipts::Receipts
 //! [`Breaker`]: crate::relay::breaker::Breaker
 //! [`Gate`]: super::handing_over::Gate
 //! [`close_holes`]: super::reading::close_holes

@@ -18,6 +18,7 @@ use crate::{
         breaker::Breaker,
         holes::{HoleWatch, Next},
         leader::{handing_over::Gate, reading::close_holes, recording::advance, reports::own_fault},
+        receipts::Receipts,
         start::settle_matching,
         window::Window,
     },
@@ -73,7 +74,7 @@ struct Term {
     producer: Option<usize>,
     window: Window,
     ready: VecDeque<OutboxMessage>,
-    receipts: Vec<Receipt>,
+    receipts: Receipts,
     dead: Vec<i64>,
     barrier: bool,
     unrecorded: usize,
@@ -235,7 +236,7 @@ impl World {
             self.take_reports(n);
         }
         if !self.dice.one_in(3) {
-            self.begin_checkpoint(n);
+            self.begin_checkpoint(n)?;
         }
         if !self.dice.one_in(3) {
             self.begin_read(n);
@@ -273,7 +274,7 @@ impl World {
             producer: None,
             window: Window::new(WINDOW),
             ready: VecDeque::new(),
-            receipts: Vec::new(),
+            receipts: Receipts::default(),
             dead: Vec::new(),
             barrier: false,
             unrecorded: 0,
@@ -452,11 +453,12 @@ impl World {
             match outcome {
                 Ok((partition, offset)) => {
                     process.breaker.taken(1);
-                    term.receipts.push(Receipt {
+                    let receipt = Receipt {
                         id: sent.id,
                         partition,
                         offset,
-                    });
+                    };
+                    term.receipts.push(receipt, now);
                 }
                 Err(class) if own_fault(&sent, class).is_some() => {
                     term.unrecorded -= 1;
@@ -478,21 +480,37 @@ impl World {
         }
     }
 
-    fn begin_checkpoint(&mut self, n: usize) {
+    fn begin_checkpoint(&mut self, n: usize) -> Result<(), Broken> {
         let (now, by) = (self.instant(n), (n, self.processes[n].start));
         let Some(term) = &mut self.processes[n].term else {
-            return;
+            return Ok(());
         };
         let drained = term.window.is_empty() && !term.has_to_record();
         let give_back = term.stopping && drained;
         let renewal_due = term.lease_ends <= now + LEASE / 2;
         if term.writing.is_some() || !(term.has_to_record() || renewal_due || give_back) {
-            return;
+            return Ok(());
         }
-        let receipts = std::mem::take(&mut term.receipts);
+        // The time at which all are taken may come at any time.
+        let oldest = term.window.oldest().filter(|_| !self.dice.one_in(3));
+        let receipts = term.receipts.take(oldest, now);
         term.position.settle(receipts.iter().map(|receipt| receipt.id));
         if !term.offsets_frozen {
             advance(&mut term.next_offsets, &receipts);
+        }
+        let passes = |r: &&Receipt| {
+            term.next_offsets
+                .get(r.partition as usize)
+                .is_some_and(|next| *next > r.offset)
+        };
+        if let Some(passed) = term.receipts.waiting().iter().find(passes) {
+            return Err(format!(
+                "a tail from {:?} on misses {passed:?}, which is not settled",
+                term.next_offsets
+            ));
+        }
+        if !(term.position.has_changes() || renewal_due || give_back) {
+            return Ok(());
         }
         let insert = Insert {
             after: term.seq,
@@ -511,5 +529,6 @@ impl World {
             sent_at: now,
             answer: None,
         });
+        Ok(())
     }
 }
