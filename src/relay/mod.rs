@@ -2,8 +2,8 @@
 //!
 //! Every replica runs it; one leads. Read aloud, its life is: stand by until the lease can be taken
 //! ([`standby`]), begin ([`start`]), then read, hand over, collect reports, write checkpoints ([`leader`])
-//! until something ends the term; then from the front again. [`holes`], [`breaker`] and [`window`] decide
-//! and know nothing of the world.
+//! until something ends the term; then from the front again. [`holes`], [`breaker`], [`window`] and
+//! [`receipts`] decide and know nothing of the world.
 
 mod breaker;
 mod holes;

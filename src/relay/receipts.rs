@@ -15,25 +15,22 @@ use std::{
 
 use crate::outbox::checkpoints::Receipt;
 
-/// No receipt waits longer than this for a record on its way: a partition that answers late holds up the others'
-/// receipts for so long at most.
-const WHOLE_EVERY: Duration = Duration::from_millis(200);
+/// A receipt that has waited so long for a record on its way waits no longer: a partition that answers late holds up
+/// the others' receipts until then, and to the next checkpoint.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// In the order of their reports.
 #[derive(Debug, Default)]
 pub struct Receipts {
-    waiting: Vec<Receipt>,
-    /// When the first of them came after none had waited.
-    since: Option<Instant>,
-    /// Those among them that no checkpoint has left yet.
+    waiting: Vec<(Receipt, Instant)>,
+    /// So many of them have come since some were last taken.
     new: usize,
 }
 
 impl Receipts {
     /// A record was acknowledged.
     pub fn push(&mut self, receipt: Receipt, now: Instant) {
-        self.since.get_or_insert(now);
-        self.waiting.push(receipt);
+        self.waiting.push((receipt, now));
         self.new += 1;
     }
 
@@ -42,36 +39,40 @@ impl Receipts {
         self.waiting.is_empty()
     }
 
-    /// How many have come since the last checkpoint.
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many have come since some were last taken.
     pub fn new(&self) -> usize {
         self.new
     }
 
     /// Those that wait.
     #[cfg(test)]
-    pub fn waiting(&self) -> &[Receipt] {
-        &self.waiting
+    pub fn waiting(&self) -> impl Iterator<Item = &Receipt> {
+        self.waiting.iter().map(|(receipt, _)| receipt)
     }
 
     /// Takes those for a checkpoint: the ones below `oldest`, the oldest record on its way, as far as none before them in
-    /// their partition has to wait; and all when nothing is on its way, or some have waited for
-    /// [`WHOLE_EVERY`].
+    /// their partition has to wait; and all when there is no such record, or one of them has waited for [`PATIENCE`].
     pub fn take(&mut self, oldest: Option<i64>, now: Instant) -> Vec<Receipt> {
-        self.new = 0;
-        let soon = self.since.is_some_and(|since| now < since + WHOLE_EVERY);
-        let below = oldest.filter(|_| soon).unwrap_or(i64::MAX);
+        let patient = self.waiting.first().is_some_and(|(_, came)| now < *came + PATIENCE);
+        let below = oldest.filter(|_| patient).unwrap_or(i64::MAX);
         let mut left = BTreeSet::new();
-        let all = std::mem::take(&mut self.waiting);
-        let (taken, waiting) = all.into_iter().partition(|receipt| {
+        let mut taken = Vec::new();
+        self.waiting.retain(|(receipt, _)| {
             let waits = receipt.id >= below || left.contains(&receipt.partition);
             if waits {
                 left.insert(receipt.partition);
+            } else {
+                taken.push(*receipt);
             }
-            !waits
+            waits
         });
-        self.waiting = waiting;
-        if self.waiting.is_empty() {
-            self.since = None;
+        if !taken.is_empty() {
+            self.new = 0;
         }
         taken
     }
@@ -122,10 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_not_acknowledged_holds_up_the_receipts_of_the_others_for_a_fifth_of_a_second_at_most() {
+    fn a_record_that_is_not_acknowledged_holds_up_the_receipts_of_the_others_for_a_fifth_of_a_second() {
         let began = Instant::now();
         let mut receipts = receipts(&[(0, 1), (1, 7)], began);
-        let late = began + WHOLE_EVERY;
+        let late = began + PATIENCE;
         assert_eq!(
             ids(&receipts.take(Some(5), late.checked_sub(Duration::from_millis(1)).unwrap())),
             [1]
@@ -138,6 +139,35 @@ mod tests {
         };
         receipts.push(next, late);
         assert!(receipts.take(Some(5), late).is_empty());
+    }
+
+    #[test]
+    fn in_a_drain_that_goes_on_none_is_taken_before_its_turn() {
+        let (mut receipts, mut now) = (Receipts::default(), Instant::now());
+        // The record before is always on its way, and each waits for less than a fifth of a second.
+        for id in 1..100 {
+            let receipt = Receipt {
+                id,
+                partition: 0,
+                offset: id,
+            };
+            receipts.push(receipt, now);
+            now += PATIENCE / 10;
+            assert_eq!(
+                ids(&receipts.take(Some(id), now)),
+                (id > 1).then_some(id - 1).into_iter().collect::<Vec<_>>()
+            );
+        }
+    }
+
+    #[test]
+    fn what_has_come_counts_as_new_until_some_are_taken() {
+        let now = Instant::now();
+        let mut receipts = receipts(&[(0, 2), (0, 3)], now);
+        receipts.take(Some(1), now);
+        assert_eq!((receipts.new(), receipts.len()), (2, 2));
+        receipts.take(Some(3), now);
+        assert_eq!((receipts.new(), receipts.len()), (0, 1));
     }
 
     proptest! {

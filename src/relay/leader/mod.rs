@@ -59,7 +59,7 @@ struct Leader<'a> {
     /// In exactly-once mode.
     transactions: Option<Transactions>,
     ready: Ready,
-    /// Acknowledged and in no checkpoint.
+    /// Of what is known to be in the topic, and in no checkpoint.
     receipts: Receipts,
     /// Refused since the last checkpoint.
     dead: Vec<DeadLetter>,

@@ -61,15 +61,19 @@ impl Leader<'_> {
         let crowded = self.receipts.new() * 4 > self.relay.window();
         let due = self.has_to_record() && (now >= self.recorder.looked_at + pause || self.barrier || crowded);
         let base_due = self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY;
-        let renewal_due = (base_due || self.ending) && self.lease_ends <= now + self.lease.length / 2;
+        let half_gone = self.lease_ends <= now + self.lease.length / 2;
+        let renewal_due = (base_due || self.ending) && half_gone;
         if !(due || renewal_due || give_back) {
             return;
         }
         self.recorder.looked_at = now;
-        let oldest = self.window.oldest().filter(|_| !self.ending);
+        // A window that is full of receipts lets nothing pass.
+        let full = self.unrecorded >= self.relay.window() && self.receipts.len() * 2 >= self.relay.window();
+        let oldest = self.window.oldest().filter(|_| !(full || self.ending));
         let receipts = self.receipts.take(oldest, now);
         self.position.settle(receipts.iter().map(|receipt| receipt.id));
-        if !(self.position.has_changes() || renewal_due || give_back) {
+        // Without anything to record, it prolongs the lease all the same when a read has kept the poll from it.
+        if !(self.position.has_changes() || half_gone || give_back) {
             return;
         }
         let Some(mut conn) = self.recorder.conn.take() else {

@@ -503,7 +503,7 @@ impl World {
                 .get(r.partition as usize)
                 .is_some_and(|next| *next > r.offset)
         };
-        if let Some(passed) = term.receipts.waiting().iter().find(passes) {
+        if let Some(passed) = term.receipts.waiting().find(passes) {
             return Err(format!(
                 "a tail from {:?} on misses {passed:?}, which is not settled",
                 term.next_offsets
