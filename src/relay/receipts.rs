@@ -23,15 +23,15 @@ const PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub struct Receipts {
     waiting: Vec<(Receipt, Instant)>,
-    /// So many of them have come since some were last taken.
-    new: usize,
+    /// So many have come since some were last taken.
+    arrived: usize,
 }
 
 impl Receipts {
     /// A record was acknowledged.
     pub fn push(&mut self, receipt: Receipt, now: Instant) {
         self.waiting.push((receipt, now));
-        self.new += 1;
+        self.arrived += 1;
     }
 
     /// None waits.
@@ -45,8 +45,8 @@ impl Receipts {
     }
 
     /// How many have come since some were last taken.
-    pub fn new(&self) -> usize {
-        self.new
+    pub fn arrived(&self) -> usize {
+        self.arrived
     }
 
     /// Those that wait.
@@ -72,7 +72,7 @@ impl Receipts {
             waits
         });
         if !taken.is_empty() {
-            self.new = 0;
+            self.arrived = 0;
         }
         taken
     }
@@ -105,9 +105,9 @@ mod tests {
     fn a_receipt_above_the_oldest_record_on_its_way_waits() {
         let now = Instant::now();
         let mut receipts = receipts(&[(0, 1), (0, 3), (0, 5), (1, 2)], now);
-        assert_eq!(receipts.new(), 4);
+        assert_eq!(receipts.arrived(), 4);
         assert_eq!(ids(&receipts.take(Some(4), now)), [1, 3, 2]);
-        assert_eq!((receipts.new(), receipts.is_empty()), (0, false));
+        assert_eq!((receipts.arrived(), receipts.is_empty()), (0, false));
         assert!(receipts.take(Some(5), now).is_empty());
         assert_eq!(ids(&receipts.take(None, now)), [5]);
         assert!(receipts.is_empty());
@@ -161,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn what_has_come_counts_as_new_until_some_are_taken() {
+    fn what_has_come_counts_until_some_are_taken() {
         let now = Instant::now();
         let mut receipts = receipts(&[(0, 2), (0, 3)], now);
         receipts.take(Some(1), now);
-        assert_eq!((receipts.new(), receipts.len()), (2, 2));
+        assert_eq!((receipts.arrived(), receipts.len()), (2, 2));
         receipts.take(Some(3), now);
-        assert_eq!((receipts.new(), receipts.len()), (0, 1));
+        assert_eq!((receipts.arrived(), receipts.len()), (0, 1));
     }
 
     proptest! {

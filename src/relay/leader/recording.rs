@@ -58,7 +58,7 @@ impl Leader<'_> {
         if self.recorder.running.is_some() || self.reader.renews || self.recorder.conn.is_none() {
             return;
         }
-        let crowded = self.receipts.new() * 4 > self.relay.window();
+        let crowded = self.receipts.arrived() * 4 > self.relay.window();
         let due = self.has_to_record() && (now >= self.recorder.looked_at + pause || self.barrier || crowded);
         let base_due = self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY;
         let half_gone = self.lease_ends <= now + self.lease.length / 2;
