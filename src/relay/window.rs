@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_the_first_that_has_no_report_however_many_came_and_went_behind_it() {
-        let mut w = Window::new(3);
+        let mut w = Window::new(4);
         let enter = |w: &mut Window, id| w.enter(&message(id), Instant::now(), false).unwrap();
         assert_eq!(w.oldest(), None);
         let first = enter(&mut w, 7);
@@ -177,16 +177,19 @@ mod tests {
         let late = enter(&mut w, 1);
         assert_eq!(w.oldest(), Some(7));
         w.leave(late);
-        for id in 10..100 {
-            let slot = enter(&mut w, id);
-            w.leave(slot);
+        let mut youngest = enter(&mut w, 10);
+        for id in 11..100 {
+            let next = enter(&mut w, id);
+            w.leave(youngest);
+            youngest = next;
             assert_eq!(w.oldest(), Some(7));
-            assert!(w.order.len() <= 2 * 3, "{}", w.order.len());
+            assert!(w.order.len() <= 2 * 4, "{}", w.order.len());
         }
+        w.leave(youngest);
         for _ in 0..100 {
             let slot = enter(&mut w, 100);
             w.leave(slot);
-            assert!(w.order.len() <= 2 * 3, "{}", w.order.len());
+            assert!(w.order.len() <= 2 * 4, "{}", w.order.len());
         }
         w.leave(first);
         assert_eq!(w.oldest(), Some(8));
