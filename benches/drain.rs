@@ -212,17 +212,18 @@ async fn work(mut connection: PgConnection, producer: Producer) -> Result<i64> {
     }
 }
 
+/// Decoded without a comparison of types in each row, as the service does.
 fn textbook_message(row: &PgRow) -> sqlx::Result<OutboxMessage> {
     Ok(OutboxMessage {
-        id: row.try_get(0)?,
-        event_id: row.try_get(1)?,
-        job_id: row.try_get(2)?,
-        key: row.try_get(3)?,
-        event_time: row.try_get(4)?,
-        created_at: row.try_get(5)?,
+        id: row.try_get_unchecked(0)?,
+        event_id: row.try_get_unchecked(1)?,
+        job_id: row.try_get_unchecked(2)?,
+        key: row.try_get_unchecked(3)?,
+        event_time: row.try_get_unchecked(4)?,
+        created_at: row.try_get_unchecked(5)?,
         replay_id: None,
-        traceparent: row.try_get(6)?,
-        payload: row.try_get(7)?,
+        traceparent: row.try_get_unchecked(6)?,
+        payload: row.try_get_unchecked(7)?,
     })
 }
 

@@ -227,8 +227,8 @@ pub async fn read_messages(conn: &mut PgConnection, request: &ReadRequest) -> sq
     Ok(result)
 }
 
-/// From the columns of [`READ`], whose types are the statement's own: to compare them with ours in each row is a fifth of
-/// what reading a row costs here.
+/// From the columns of [`READ`], whose types are the statement's own: to compare them with ours in each row was
+/// a twenty-fifth of the service's time in a drain.
 fn message_from(row: &PgRow, id: i64, payload: Vec<u8>) -> sqlx::Result<OutboxMessage> {
     Ok(OutboxMessage {
         id,

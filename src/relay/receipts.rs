@@ -2,8 +2,8 @@
 //!
 //! The broker acknowledges one partition's batch after the other, so at any moment the acknowledged ids have a gap
 //! wherever a record goes to a partition whose turn has not come yet. Recorded as they are, they are thousands of
-//! ranges, which every reader of the position has to add up; a moment later they are one. So a checkpoint leaves the
-//! receipts above the oldest record on its way to the next one.
+//! ranges, which every reader of the position has to add up; a moment later they are one. So a checkpoint takes the
+//! receipts below the oldest record on its way, and leaves the others to a later one.
 //!
 //! A receipt that waits is as good as a report that has not been taken: those behind it in its partition wait with it,
 //! so no next offset passes it, and whoever leads next finds all of them in the tail.

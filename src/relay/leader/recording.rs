@@ -67,9 +67,8 @@ impl Leader<'_> {
             return;
         }
         self.recorder.looked_at = now;
-        // A window that is full of receipts lets nothing pass.
-        let full = self.unrecorded >= self.relay.window() && self.receipts.len() * 2 >= self.relay.window();
-        let oldest = self.window.oldest().filter(|_| !(full || self.ending));
+        let oldest = self.window.oldest().filter(|_| !self.ending);
+        let oldest = worth_waiting_for(oldest, self.unrecorded, self.receipts.len(), self.relay.window());
         let receipts = self.receipts.take(oldest, now);
         self.position.settle(receipts.iter().map(|receipt| receipt.id));
         // Without anything to record, it prolongs the lease all the same when a read has kept the poll from it.
@@ -131,6 +130,12 @@ impl Leader<'_> {
     }
 }
 
+/// The record whose receipt the others wait for: none while the receipts that wait keep the window full, for then nothing
+/// is handed over until they are recorded.
+pub(super) fn worth_waiting_for(oldest: Option<i64>, unrecorded: usize, waiting: usize, window: usize) -> Option<i64> {
+    oldest.filter(|_| unrecorded < window || waiting * 2 < window)
+}
+
 /// Moves each partition's next offset behind its newest receipt, also backwards: then the broker has lost what lay
 /// between, and what is appended there now would be missed by a next leader.
 pub(super) fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
@@ -154,6 +159,14 @@ mod tests {
             partition,
             offset,
         }
+    }
+
+    #[test]
+    fn a_window_that_is_full_of_receipts_waits_for_no_record() {
+        assert_eq!(worth_waiting_for(Some(7), 9, 8, 10), Some(7), "there is room");
+        assert_eq!(worth_waiting_for(Some(7), 10, 4, 10), Some(7), "most are on their way");
+        assert_eq!(worth_waiting_for(Some(7), 10, 5, 10), None);
+        assert_eq!(worth_waiting_for(None, 0, 0, 10), None);
     }
 
     #[test]

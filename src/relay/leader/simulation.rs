@@ -1,5 +1,5 @@
 //! A deterministic simulation over the decisions that the program runs: [`Position`], [`HoleWatch`], [`Window`], [`Receipts`],
-//! [`Breaker`], [`Gate`], [`close_holes`], [`own_fault`], [`settle_matching`] and [`advance`] are the product's own.
+//! [`Breaker`], [`Gate`], [`close_holes`], [`own_fault`], [`settle_matching`], [`worth_waiting_for`] and [`advance`] are the product's own.
 //! What they are glued to, PostgreSQL, Kafka and the order of events, is drawn from a seed.
 //!
 //! `cargo test --lib simulation` runs fresh seeds and names the first; `SEED=7` runs one and prints what happened in it;
@@ -14,6 +14,7 @@
 //! [`close_holes`]: super::reading::close_holes
 //! [`own_fault`]: super::reports::own_fault
 //! [`settle_matching`]: crate::relay::start::settle_matching
+//! [`worth_waiting_for`]: super::recording::worth_waiting_for
 //! [`advance`]: super::recording::advance
 
 mod process;

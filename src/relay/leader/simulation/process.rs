@@ -17,7 +17,12 @@ use crate::{
     relay::{
         breaker::Breaker,
         holes::{HoleWatch, Next},
-        leader::{handing_over::Gate, reading::close_holes, recording::advance, reports::own_fault},
+        leader::{
+            handing_over::Gate,
+            reading::close_holes,
+            recording::{advance, worth_waiting_for},
+            reports::own_fault,
+        },
         receipts::Receipts,
         start::settle_matching,
         window::Window,
@@ -493,6 +498,7 @@ impl World {
         }
         // The time at which all are taken may come at any time.
         let oldest = term.window.oldest().filter(|_| !self.dice.one_in(3));
+        let oldest = worth_waiting_for(oldest, term.unrecorded, term.receipts.len(), WINDOW);
         let receipts = term.receipts.take(oldest, now);
         term.position.settle(receipts.iter().map(|receipt| receipt.id));
         if !term.offsets_frozen {
