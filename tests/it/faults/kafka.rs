@@ -25,7 +25,6 @@ use super::Someone;
 use crate::support::{
     PATIENCE, Record, Stage, eventually,
     history::{History, Request},
-    records::read_topic,
     rig::kafka_libs,
 };
 
@@ -54,22 +53,8 @@ impl Cluster {
         }
     }
 
-    /// A replica that was just made leader shows what it has once the others have told it how far they are: until then
-    /// its end is not the end.
     async fn history(&self, requests: Vec<Request>) -> History {
-        let mut history = History::gather(&self.stage, requests).await;
-        let rows = history.rows.len();
-        history.records = eventually("each row is in the topic", PATIENCE, async || {
-            let records = read_topic(&self.bootstrap, &self.stage.topic).await;
-            let seen: HashSet<&str> = records.iter().map(|r| r.header("outbox-id")).collect();
-            if seen.len() == rows {
-                Ok(records)
-            } else {
-                Err(format!("{} of {rows}", seen.len()))
-            }
-        })
-        .await;
-        history
+        History::gather_from(&self.bootstrap, &self.stage, requests).await
     }
 
     async fn published(&self) -> i64 {

@@ -1,11 +1,13 @@
 //! The real program as a child process.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read},
+    panic,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
     time::Duration,
 };
 
@@ -19,7 +21,13 @@ use uuid::Uuid;
 
 use super::{PATIENCE, eventually, http_client};
 
-/// A running `dispatcher serve`. Dropping kills it; when the test failed, its log is printed first.
+thread_local! {
+    /// What this thread's test failed with.
+    static FAILED_WITH: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// A running `dispatcher serve`. Dropping kills it; when the test failed, its log is printed first, and then what the
+/// test failed with: of a long output often only the end is kept.
 #[derive(Debug)]
 pub struct App {
     /// `replica.name`.
@@ -74,6 +82,7 @@ impl App {
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        remember_what_fails();
         let mut child = command.spawn().expect("dispatcher starts");
         end_with_this_process(&child).expect("the guard listens");
         let log = Arc::default();
@@ -229,9 +238,27 @@ impl Drop for App {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("---- log of {} ----\n{}---- end of its log ----", self.name, self.log());
+            let failed_with = FAILED_WITH.take();
+            eprintln!(
+                "---- log of {} ----\n{}---- end of its log; {failed_with}",
+                self.name,
+                self.log()
+            );
+            FAILED_WITH.set(failed_with);
         }
     }
+}
+
+/// Panics are printed as ever, and kept for the end of the logs.
+fn remember_what_fails() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            FAILED_WITH.set(info.to_string());
+            print(info);
+        }));
+    });
 }
 
 /// Reads in a thread, so that the child never waits for room in its pipe.

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 pub use check::{Kept, Violation};
 
-use super::{Record, Stage};
+use super::{Record, Stage, records::read_topic};
 
 /// For what was acknowledged to be seen by every consumer.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(20);
@@ -150,6 +150,11 @@ type OutboxRow = (i64, Uuid, Uuid, Uuid, Option<i64>, Option<Uuid>);
 impl History {
     /// Reads topic and database of a stage, whose settings say what is promised.
     pub async fn gather(stage: &Stage, requests: Vec<Request>) -> Self {
+        Self::gather_from(&stage.servers().kafka.bootstrap(), stage, requests).await
+    }
+
+    /// The same, and the topic is in other brokers than the stage's own.
+    pub async fn gather_from(bootstrap: &str, stage: &Stage, requests: Vec<Request>) -> Self {
         let (pool, settings) = (&stage.pool, stage.environment());
         let window = settings
             .get("relay.window")
@@ -202,7 +207,7 @@ impl History {
             .collect();
         Self {
             requests,
-            records: all_visible(stage, rows.len() - dead.len()).await,
+            records: all_visible(bootstrap, &stage.topic, rows.len() - dead.len()).await,
             rows,
             jobs: jobs.into_iter().collect(),
             dead: dead.into_iter().collect(),
@@ -258,10 +263,10 @@ impl Request {
 /// The records of the topic, once there is one of each of so many rows, or after [`VISIBLE_WITHIN`] what there is. A
 /// commit is answered before its markers are in every partition, and a replica that was just made leader knows the end
 /// only when the others have told it: until then a consumer ends too early.
-async fn all_visible(stage: &Stage, rows: usize) -> Vec<Record> {
+async fn all_visible(bootstrap: &str, topic: &str, rows: usize) -> Vec<Record> {
     let give_up = Instant::now() + VISIBLE_WITHIN;
     loop {
-        let records = stage.records_now().await;
+        let records = read_topic(bootstrap, topic).await;
         let seen: HashSet<&String> = records.iter().filter_map(|r| r.headers.get("outbox-id")).collect();
         if seen.len() >= rows || Instant::now() > give_up {
             return records;
