@@ -51,9 +51,9 @@ async fn published_ids(stage: &Stage, count: usize) -> Vec<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_larger_than_their_share_of_a_read_go_out_all_and_in_order() {
     let stage = Stage::with_topic(&[("max.message.bytes", "1000000")]).await;
-    // One read has 16 MiB for 4,096 rows: 4 KiB each.
+    // One read has 16 MiB for 2,048 rows: 8 KiB each.
     let mut sizes = vec![100; 50];
-    sizes.extend([5_000, 900_000, 10, 700_000]);
+    sizes.extend([10_000, 900_000, 10, 700_000]);
     sizes.extend([600_000; 30]);
     sizes.extend([10; 50]);
     let ids = write_rows(&stage, Uuid::new_v4(), &sizes).await;

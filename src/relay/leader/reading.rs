@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Rows of one read.
-const READ_ROWS: usize = 4096;
+const READ_ROWS: usize = 2048;
 /// Payload bytes of new rows in one read, and of rows under holes.
 const READ_BYTES: usize = 16 << 20;
 /// Holes that one read asks for. With more of them no new rows are read until they have thinned out: every
