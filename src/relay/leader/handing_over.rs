@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use super::{Leader, transaction::Transactions};
+use super::Leader;
 use crate::{
     outbox::{
         checkpoints::DeadLetter,
@@ -140,7 +140,10 @@ impl Leader<'_> {
             barrier: self.barrier,
             full: self.unrecorded >= self.relay.window(),
             taken_by_one: self.window.is_taken_by_one(),
-            transaction_closed: self.transactions.as_ref().is_some_and(Transactions::are_closed),
+            transaction_closed: self
+                .transactions
+                .as_ref()
+                .is_some_and(|transactions| transactions.are_closed(self.window.len())),
             on_its_way: self.is_anything_on_its_way(),
             permit: self.memory.breaker.permit(now),
         };

@@ -73,7 +73,7 @@ pub(super) struct Reader {
     pub renews: bool,
     /// There may be more rows than were read.
     pub more: bool,
-    pace: Pace,
+    pub pace: Pace,
     /// Bytes of the largest payload of the last read: the next one asks for no more rows than fit, all of that size.
     largest: usize,
     /// The last query was a look at the transactions behind the holes: a read comes next.
@@ -134,7 +134,9 @@ impl Reader {
 
 /// When new rows are read: see [`READ_EVERY`].
 #[derive(Debug, Default)]
-struct Pace {
+pub(super) struct Pace {
+    /// There is more than the last read brought.
+    pub backlog: bool,
     /// None: at once.
     next: Option<Instant>,
     /// Rows are wanted, and nothing but the time is in their way.
@@ -144,15 +146,17 @@ struct Pace {
 impl Pace {
     /// A read begins.
     fn began(&mut self, now: Instant) {
-        *self = Self {
-            next: Some(now + READ_EVERY),
-            waits_until: None,
-        };
+        self.next = Some(now + READ_EVERY);
+        self.waits_until = None;
     }
 
-    /// There is more than one read brings.
-    fn hurry(&mut self) {
-        *self = Self::default();
+    /// A read has brought what there is, or as much as one brings.
+    fn brought(&mut self, full: bool) {
+        self.backlog = full;
+        if full {
+            self.next = None;
+            self.waits_until = None;
+        }
     }
 
     /// Are rows to be read now that are wanted, or not?
@@ -339,10 +343,8 @@ impl Leader<'_> {
 
     /// Takes the rows of one read into the position, and hands them to [`Leader::hand_over_ready`].
     fn take_rows(&mut self, result: ReadResult, asked: &BTreeSet<i64>) {
-        if result.full {
-            self.reader.more = true;
-            self.reader.pace.hurry();
-        }
+        self.reader.pace.brought(result.full);
+        self.reader.more |= result.full;
         self.reader.largest = result.largest as usize;
         let mut news = 0;
         for message in result.messages {
@@ -434,7 +436,11 @@ mod tests {
     fn a_backlog_is_read_without_a_pause() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         pace.began(now);
-        pace.hurry();
+        pace.brought(true);
         assert!(pace.is_due(true, now));
+        pace.began(now);
+        assert!(pace.backlog, "until a read has brought all");
+        pace.brought(false);
+        assert!(!pace.backlog && !pace.is_due(true, now));
     }
 }

@@ -24,8 +24,14 @@ use crate::{
 };
 
 /// Once nothing waits, records enter a transaction for so long after its first: with more of them always on their
-/// way, it would never be all acknowledged, and consumers see none before the commit.
+/// way, it would never be all acknowledged, and consumers see none before the commit. Of a backlog there is always more:
+/// see [`Transaction::is_done`].
 const OPEN_FOR: Duration = Duration::from_millis(2);
+/// Nor for longer than that after its first. With [`MOST_ON_THEIR_WAY`] it keeps a transaction far below the time after
+/// which the broker ends it, however slow the way to the broker is.
+const OPEN_AT_MOST: Duration = Duration::from_secs(1);
+/// Of one transaction, records that are not acknowledged.
+const MOST_ON_THEIR_WAY: usize = 8192;
 
 /// What is not known to be committed.
 pub(super) struct Transactions {
@@ -66,9 +72,9 @@ impl Transactions {
         self.open.began.is_none() && self.sealed.is_none()
     }
 
-    /// May no record enter?
-    pub fn are_closed(&self) -> bool {
-        self.open.closed || self.open.handed_over >= self.capacity
+    /// May no record enter, while so many are on their way?
+    pub fn are_closed(&self, on_their_way: usize) -> bool {
+        self.open.closed || self.open.handed_over >= self.capacity || on_their_way >= MOST_ON_THEIR_WAY
     }
 
     /// A record enters.
@@ -95,6 +101,17 @@ impl Transactions {
 }
 
 impl Transaction {
+    /// Does no more enter it, though there is room? While there is a backlog, that nothing waits says nothing: the rows of
+    /// one read have been handed over before those of the next have come, and each end costs what is on its way a pause.
+    fn is_done(&self, nothing_waits: bool, backlog: bool, now: Instant) -> bool {
+        let open_for = if nothing_waits && !backlog {
+            OPEN_FOR
+        } else {
+            OPEN_AT_MOST
+        };
+        self.began.is_some_and(|began| now >= began + open_for)
+    }
+
     /// The offset of each partition's last record; negative where it is not known.
     fn last_offsets(&self) -> BTreeMap<i32, i64> {
         let placed = self.delivered.iter().map(|(_, placed)| placed);
@@ -112,10 +129,13 @@ impl Leader<'_> {
         if transactions.sealed.is_some() {
             return;
         }
-        let Some(began) = transactions.open.began else {
+        if transactions.open.began.is_none() {
             return;
-        };
-        transactions.open.closed |= self.ready.messages.is_empty() && began.elapsed() >= OPEN_FOR;
+        }
+        let nothing_waits = self.ready.messages.is_empty();
+        transactions.open.closed |= transactions
+            .open
+            .is_done(nothing_waits, self.reader.pace.backlog, Instant::now());
         if self.window.is_empty() {
             let transaction = std::mem::take(&mut transactions.open);
             let (last, producer) = (transaction.last_offsets(), Arc::clone(&self.producer));
@@ -201,8 +221,23 @@ mod tests {
         let commit = AbortOnDropHandle::new(tokio::spawn(async { Ok(()) }));
         transactions.sealed = Some((Transaction::default(), commit));
         assert!(!transactions.are_empty());
-        assert!(!transactions.are_closed(), "the next one takes records meanwhile");
+        assert!(!transactions.are_closed(0), "the next one takes records meanwhile");
         assert!(transactions.answered().await.is_ok());
+    }
+
+    #[test]
+    fn a_transaction_ends_when_nothing_waits_but_in_a_backlog_only_when_it_is_full_or_old() {
+        let mut transactions = Transactions::new(2);
+        let began = Instant::now();
+        let later = began + OPEN_FOR;
+        assert!(!transactions.open.is_done(true, false, later), "it has not begun");
+        transactions.enter(began, 0);
+        assert!(!transactions.open.is_done(true, false, began));
+        assert!(transactions.open.is_done(true, false, later));
+        for (nothing_waits, backlog) in [(false, false), (true, true)] {
+            assert!(!transactions.open.is_done(nothing_waits, backlog, later));
+            assert!(transactions.open.is_done(nothing_waits, backlog, began + OPEN_AT_MOST));
+        }
     }
 
     #[test]
@@ -210,7 +245,14 @@ mod tests {
         let mut transactions = Transactions::new(2);
         for closed in [false, true] {
             transactions.enter(Instant::now(), 0);
-            assert_eq!(transactions.are_closed(), closed);
+            assert_eq!(transactions.are_closed(0), closed);
         }
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_yet_is_bounded() {
+        let transactions = Transactions::new(usize::MAX);
+        assert!(!transactions.are_closed(MOST_ON_THEIR_WAY - 1));
+        assert!(transactions.are_closed(MOST_ON_THEIR_WAY));
     }
 }
