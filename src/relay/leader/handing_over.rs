@@ -143,7 +143,7 @@ impl Leader<'_> {
             transaction_closed: self
                 .transactions
                 .as_ref()
-                .is_some_and(|transactions| transactions.are_closed(self.window.len())),
+                .is_some_and(|transactions| transactions.are_closed(self.window.len(), self.window.bytes())),
             on_its_way: self.is_anything_on_its_way(),
             permit: self.memory.breaker.permit(now),
         };

@@ -40,6 +40,7 @@ impl Leader<'_> {
                             failure.get_or_insert_with(|| "a record's place in a transaction is not known".to_owned());
                         }
                         transactions.deliver(sent, placed);
+                        self.last_ack = now;
                     } else {
                         taken += 1;
                         self.acknowledged(&sent, placed, now, wall);

@@ -5,7 +5,7 @@
 //! enter another one meanwhile; that one is committed only when the commit before it is known to have succeeded, so
 //! readers of committed records see the order in which it was handed over. So an idle
 //! relay commits one record at a time and waits for nobody, under load a transaction holds what arrived during
-//! the commit of the one before, and a backlog goes out in full ones. Whatever goes wrong ends the term: the next start
+//! the commit of the one before, and of a backlog as much as there is room for. Whatever goes wrong ends the term: the next start
 //! ends both and looks in the tail.
 
 use std::{
@@ -27,11 +27,12 @@ use crate::{
 /// way, it would never be all acknowledged, and consumers see none before the commit. Of a backlog there is always more:
 /// see [`Transaction::is_done`].
 const OPEN_FOR: Duration = Duration::from_millis(2);
-/// Nor for longer than that after its first. With [`MOST_ON_THEIR_WAY`] it keeps a transaction far below the time after
-/// which the broker ends it, however slow the way to the broker is.
+/// Nor for longer than that after its first, once no commit is in its way. With what may be on its way it keeps a
+/// transaction below the time after which the broker ends it, and it would be sent again: 8 MiB in a minute is a link of a
+/// megabit a second.
 const OPEN_AT_MOST: Duration = Duration::from_secs(1);
-/// Of one transaction, records that are not acknowledged.
-const MOST_ON_THEIR_WAY: usize = 8192;
+/// Of one transaction, records that are not acknowledged, and bytes of their payloads.
+const MOST_ON_THEIR_WAY: (usize, usize) = (8192, 8 << 20);
 
 /// What is not known to be committed.
 pub(super) struct Transactions {
@@ -49,7 +50,7 @@ struct Transaction {
     /// When its first record was handed over. None: it is empty, and the broker knows nothing of it.
     began: Option<Instant>,
     handed_over: usize,
-    /// Nothing waited when it had been open for [`OPEN_FOR`], and no commit was in its way.
+    /// It was done ([`Transaction::is_done`]) when no commit was in its way.
     closed: bool,
     /// The client's complaints when it began: a new one puts the commit in doubt.
     complaints: u64,
@@ -72,9 +73,10 @@ impl Transactions {
         self.open.began.is_none() && self.sealed.is_none()
     }
 
-    /// May no record enter, while so many are on their way?
-    pub fn are_closed(&self, on_their_way: usize) -> bool {
-        self.open.closed || self.open.handed_over >= self.capacity || on_their_way >= MOST_ON_THEIR_WAY
+    /// May no record enter, while so many are on their way, with so many bytes?
+    pub fn are_closed(&self, on_their_way: usize, bytes: usize) -> bool {
+        let (records, most_bytes) = MOST_ON_THEIR_WAY;
+        self.open.closed || self.open.handed_over >= self.capacity || on_their_way >= records || bytes >= most_bytes
     }
 
     /// A record enters.
@@ -221,7 +223,7 @@ mod tests {
         let commit = AbortOnDropHandle::new(tokio::spawn(async { Ok(()) }));
         transactions.sealed = Some((Transaction::default(), commit));
         assert!(!transactions.are_empty());
-        assert!(!transactions.are_closed(0), "the next one takes records meanwhile");
+        assert!(!transactions.are_closed(0, 0), "the next one takes records meanwhile");
         assert!(transactions.answered().await.is_ok());
     }
 
@@ -245,14 +247,16 @@ mod tests {
         let mut transactions = Transactions::new(2);
         for closed in [false, true] {
             transactions.enter(Instant::now(), 0);
-            assert_eq!(transactions.are_closed(0), closed);
+            assert_eq!(transactions.are_closed(0, 0), closed);
         }
     }
 
     #[test]
     fn what_is_not_acknowledged_yet_is_bounded() {
         let transactions = Transactions::new(usize::MAX);
-        assert!(!transactions.are_closed(MOST_ON_THEIR_WAY - 1));
-        assert!(transactions.are_closed(MOST_ON_THEIR_WAY));
+        let (records, bytes) = MOST_ON_THEIR_WAY;
+        assert!(!transactions.are_closed(records - 1, bytes - 1));
+        assert!(transactions.are_closed(records, 0));
+        assert!(transactions.are_closed(1, bytes));
     }
 }
