@@ -6,7 +6,7 @@ use image_job_dispatcher::dev_stack::{Beside, free_port};
 
 use super::Someone;
 use crate::support::{
-    App, Stage, eventually,
+    App, PATIENCE, Stage, eventually,
     history::{History, Outcome, Request},
     load::send,
     proxy::{Cut, Flow, Proxy, Weather},
@@ -319,4 +319,89 @@ async fn f42_a_link_of_a_kilobyte_a_second_slows_down_and_loses_nothing() {
     requests.extend(load.stop().await);
     linked.stage.drained().await;
     History::gather(&linked.stage, requests).await.kept();
+}
+
+/// Writes so many rows of so many bytes.
+async fn write_rows(stage: &Stage, count: u32, bytes: u32) {
+    sqlx::query(
+        "insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
+         select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), clock_timestamp(), clock_timestamp(),
+                convert_to(repeat('x', $2::int), 'utf8')
+         from generate_series(1, $1)",
+    )
+    .bind(i64::from(count))
+    .bind(i64::from(bytes))
+    .execute(&stage.pool)
+    .await
+    .expect("rows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_of_a_backlog_in_exactly_once_mode_more_than_a_read_and_no_more_than_a_bound_waits_for_a_link() {
+    const BYTES: u32 = 100_000;
+    // 8,192 records of more than 2,048 to a read; 8 MiB.
+    let phases = [(20_000, 100, 8192), (200, BYTES, (8_u32 << 20).div_ceil(BYTES))];
+    let linked = Linked::new().await;
+    let relay = linked
+        .stage
+        .spawn_app(&["--role", "relay"], &[("relay.delivery", "exactly-once")]);
+    let mut written = 1;
+    write_rows(&linked.stage, written, 10).await;
+    linked.stage.drained().await;
+    for (count, bytes, on_their_way) in phases {
+        linked.kafka.set(Weather {
+            up: Flow::Stopped,
+            down: Flow::Stopped,
+        });
+        write_rows(&linked.stage, count, bytes).await;
+        written += count;
+        eventually("as much is on its way as may be", PATIENCE, async || {
+            let seen = relay.metric("outbox_unacknowledged_rows").await;
+            if (seen - f64::from(on_their_way)).abs() < 0.5 {
+                Ok(())
+            } else {
+                Err(format!("{seen} of {on_their_way}"))
+            }
+        })
+        .await;
+        linked.kafka.set(Weather::default());
+        linked.stage.drained().await;
+    }
+    assert_eq!(
+        linked.stage.records(written as usize).await.len(),
+        written as usize,
+        "each once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_transaction_that_a_slow_link_carries_for_longer_than_an_outage_takes_to_show_is_none() {
+    let linked = Linked::new().await;
+    let relay = linked
+        .stage
+        .spawn_app(&["--role", "relay"], &[("relay.delivery", "exactly-once")]);
+    write_rows(&linked.stage, 1, 10).await;
+    linked.stage.drained().await;
+    // Eight seconds for one transaction, and an acknowledgement each second.
+    linked.kafka.set(Weather {
+        up: Flow::Slow(1_000_000),
+        ..Weather::default()
+    });
+    write_rows(&linked.stage, 80, 100_000).await;
+    let began = Instant::now();
+    eventually("it is drained", MENDS_ITSELF_WITHIN, async || {
+        assert!(relay.metric("outbox_breaker_open").await < 0.5, "{}", relay.log());
+        let pending: i64 = sqlx::query_scalar("select pending from outbox_overview")
+            .fetch_one(&linked.stage.pool)
+            .await
+            .map_err(|error| error.to_string())?;
+        if pending == 0 { Ok(()) } else { Err(pending.to_string()) }
+    })
+    .await;
+    assert!(
+        began.elapsed() > Duration::from_secs(6),
+        "the link was not slow: {:?}",
+        began.elapsed()
+    );
+    assert_eq!(linked.stage.records(81).await.len(), 81, "each once");
 }

@@ -304,6 +304,8 @@ const FAULTS: &[Fault] = &[
             "faults/links::f42_a_start_whose_first_connection_is_half_open_tries_again",
             "faults/links::f42_a_link_that_is_stopped_in_one_direction_is_an_error_in_bounded_time_and_loses_nothing",
             "faults/links::f42_a_link_of_a_kilobyte_a_second_slows_down_and_loses_nothing",
+            "faults/links::f42_of_a_backlog_in_exactly_once_mode_more_than_a_read_and_no_more_than_a_bound_waits_for_a_link",
+            "faults/links::f42_a_transaction_that_a_slow_link_carries_for_longer_than_an_outage_takes_to_show_is_none",
         ],
     ),
     fault(
