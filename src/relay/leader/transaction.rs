@@ -3,10 +3,9 @@
 //!
 //! Records enter one transaction. As soon as all that entered it is acknowledged it is sealed and committed, and records
 //! enter another one meanwhile; that one is committed only when the commit before it is known to have succeeded, so
-//! readers of committed records see the order in which it was handed over. So an idle
-//! relay commits one record at a time and waits for nobody, under load a transaction holds what arrived during
-//! the commit of the one before, and of a backlog as much as there is room for. Whatever goes wrong ends the term: the next start
-//! ends both and looks in the tail.
+//! readers of committed records see the order in which it was handed over. So an idle relay commits one record at a time
+//! and waits for nobody, under load a transaction holds what arrived during the commit of the one before, and of a backlog
+//! as much as there is room for. Whatever goes wrong ends the term: the next start ends both and looks in the tail.
 
 use std::{
     collections::BTreeMap,
