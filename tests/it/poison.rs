@@ -113,6 +113,38 @@ async fn a_limit_lowered_behind_our_back_kills_no_record_that_fits_in_exactly_on
     lower_the_limit(stage.set("relay.delivery", "exactly-once")).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_above_the_limit_that_the_leader_believes_in_is_published_when_the_topic_takes_it() {
+    let stage = Stage::with_topic(&[("max.message.bytes", "1000000")]).await;
+    // Another replica, with a higher setting, has accepted it.
+    let stage = stage.set("kafka.max_message_bytes", "2000");
+    let _app = stage.app().await;
+    let ids = write_rows(&stage, Uuid::new_v4(), &[10, 5000, 10]).await;
+    overview(&stage, (0, 3, 0)).await;
+    assert_eq!(published_ids(&stage, 3).await, ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_failed_and_is_dead_keeps_no_breaker_open() {
+    let stage = Stage::with_topic(&[("max.message.bytes", "1000000")]).await;
+    let app = stage.app().await;
+    write_rows(&stage, Uuid::new_v4(), &[10]).await;
+    overview(&stage, (0, 1, 0)).await;
+    // Not sent alone at first: the service does not know the limit yet, and the refusal counts as a failure.
+    stage.limit_topic("3000").await;
+    write_rows(&stage, Uuid::new_v4(), &[5000]).await;
+    overview(&stage, (0, 1, 1)).await;
+    eventually("nothing waits for Kafka", Duration::from_secs(10), async || {
+        let metrics = app.metrics().await;
+        if metrics.contains("\noutbox_breaker_open 0\n") {
+            Ok(())
+        } else {
+            Err(app.log())
+        }
+    })
+    .await;
+}
+
 async fn lower_the_limit(stage: Stage) {
     let app = stage.app().await;
     write_rows(&stage, Uuid::new_v4(), &[10]).await;

@@ -36,7 +36,9 @@ impl Leader<'_> {
         if !self.is_anything_on_its_way() {
             self.last_ack = now;
         }
-        let open = stuck || self.memory.failing || self.memory.breaker.is_open();
+        // What failed last may be a dead letter by now, or published by another leader: then nothing waits for Kafka.
+        let failing = self.memory.failing && pending > 0;
+        let open = stuck || failing || self.memory.breaker.is_open();
         if metrics.breaker_open.set(i64::from(open)) == i64::from(open) {
             return;
         }

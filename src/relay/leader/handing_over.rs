@@ -15,6 +15,9 @@ use crate::{
 
 /// The lease is looked at before every so many records.
 const LEASE_LOOK_EVERY: usize = 64;
+/// Bytes of a record above the topic's limit that the broker is asked about all the same. It hangs up on a request above its
+/// `socket.request.max.bytes`, 100 MiB by default, and that would be an outage.
+const SHOWN_TO_THE_BROKER: usize = 64 << 20;
 
 /// Messages that were read and not handed over yet, in the order of reading.
 #[derive(Default)]
@@ -97,12 +100,14 @@ impl Leader<'_> {
                 now = Instant::now();
             }
             count += 1;
-            let alone = message.id <= self.memory.one_at_a_time_to;
+            let limit = self.relay.limit.get();
+            // The limit is as old as its last reading, and whoever accepted the job may know a higher one: the broker
+            // decides.
+            let alone = message.id <= self.memory.one_at_a_time_to || exceeds(message, limit);
             if self.must_wait(alone, now) {
                 return Ok(());
             }
-            let limit = self.relay.limit.get();
-            if exceeds(message, limit) {
+            if exceeds(message, limit.max(SHOWN_TO_THE_BROKER)) {
                 let size = batch_size(message);
                 let error = format!("the record has {size} bytes, and the topic takes {limit}");
                 self.refuse_first("message-too-large", error, now);

@@ -49,6 +49,7 @@ impl Leader<'_> {
                 Err(Refused { class, error }) => {
                     if let Some(class) = own_fault(&sent, class) {
                         self.unrecorded -= 1;
+                        let error = format!("{error}; its payload has {} bytes", sent.bytes);
                         let condemned = Condemned {
                             id: sent.id,
                             job_id: sent.job_id,
