@@ -78,6 +78,8 @@ pub(super) struct Reader {
     largest: usize,
     /// The last query was a look at the transactions behind the holes: a read comes next.
     looked: bool,
+    /// The read on its way began when the holes were due.
+    for_holes: bool,
     holes: HoleWatch,
     /// When the holes are to be asked for again; none while there are none.
     holes_at: Option<Instant>,
@@ -108,6 +110,7 @@ impl Reader {
             pace: Pace::default(),
             largest: 0,
             looked: false,
+            for_holes: false,
             holes: HoleWatch::default(),
             holes_at: None,
             recently_closed: VecDeque::new(),
@@ -182,6 +185,7 @@ impl Leader<'_> {
             self.look_at_drawers();
         } else if wanted || holes_due {
             if let Some((request, holes)) = self.plan_read(holes_due) {
+                self.reader.for_holes = holes_due;
                 self.read(request, holes);
             } else if holes_due {
                 self.reader.holes_at = Some(now + self.reader.holes_poll());
@@ -314,8 +318,9 @@ impl Leader<'_> {
             }
             Ok(Answer::Rows { result, asked }) => {
                 self.take_rows(result, &asked);
-                let poll = self.reader.holes_poll();
-                self.reader.holes_at = (self.position.hole_count() > 0).then(|| now + poll);
+                let next = now + self.reader.holes_poll();
+                let due = self.reader.holes_at.filter(|_| !self.reader.for_holes);
+                self.reader.holes_at = (self.position.hole_count() > 0).then(|| holes_next(due, next));
             }
         }
         self.reader.conn = Some(conn);
@@ -381,6 +386,12 @@ impl Leader<'_> {
     }
 }
 
+/// When the holes are to be asked for after a read. One that came in between puts nothing off: under steady traffic there is
+/// always another one, and a hole that stays holds the frontier back.
+fn holes_next(due: Option<Instant>, next: Instant) -> Instant {
+    due.map_or(next, |due| due.min(next))
+}
+
 /// A read that was asked for `asked` has been taken into the position: closes those of them that the watch lets go.
 pub(super) fn close_holes(position: &mut Position, watch: &mut HoleWatch, asked: &BTreeSet<i64>) -> Vec<i64> {
     let left: BTreeSet<i64> = position.holes().take(HOLES_PER_READ).collect();
@@ -430,6 +441,17 @@ mod tests {
         assert!(!reader.pace.is_due(true, now));
         assert_eq!(reader.next_at(false), now + READ_EVERY);
         assert_eq!(reader.next_at(true), now + POLL_EVERY);
+    }
+
+    #[test]
+    fn reads_that_come_in_between_put_off_no_look_at_the_holes() {
+        let now = Instant::now();
+        let due = holes_next(None, now + HOLES_POLL.0);
+        let mut answered = now;
+        while answered < due + HOLES_POLL.0 {
+            answered += READ_EVERY / 4;
+            assert_eq!(holes_next(Some(due), answered + HOLES_POLL.0), due);
+        }
     }
 
     #[test]
