@@ -81,7 +81,7 @@ struct Leader<'a> {
 struct Seen {
     paused: bool,
     max_id: i64,
-    /// When the oldest pending message was written.
+    /// When the first message above the frontier was written: the oldest pending one, unless a hole stands before it.
     oldest: Option<DateTime<Utc>>,
 }
 
@@ -147,7 +147,10 @@ impl Leader<'_> {
         if self.unrecorded > handed_over {
             failpoint!("relay.hand_over.after", End::Restart("a failpoint".to_owned()));
         }
-        self.begin_commit();
+        if self.begin_commit() {
+            // Into the next one: nothing else may happen before the commit is answered.
+            self.hand_over_ready()?;
+        }
         self.show();
         let reports = Arc::clone(self.producer.reports());
         let timer = tokio::time::sleep_until(self.next_timer().into());

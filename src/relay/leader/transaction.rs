@@ -122,22 +122,20 @@ impl Transaction {
 
 impl Leader<'_> {
     /// Seals the open transaction and begins its commit, when it has records, every one is acknowledged, and the commit
-    /// before it is known to have succeeded.
-    pub(super) fn begin_commit(&mut self) {
+    /// before it is known to have succeeded. Tells whether it has: then records may enter another one.
+    pub(super) fn begin_commit(&mut self) -> bool {
         let Some(transactions) = &mut self.transactions else {
-            return;
+            return false;
         };
-        if transactions.sealed.is_some() {
-            return;
-        }
-        if transactions.open.began.is_none() {
-            return;
+        if transactions.sealed.is_some() || transactions.open.began.is_none() {
+            return false;
         }
         let nothing_waits = self.ready.messages.is_empty();
         transactions.open.closed |= transactions
             .open
             .is_done(nothing_waits, self.reader.pace.backlog, Instant::now());
-        if self.window.is_empty() {
+        let seals = self.window.is_empty();
+        if seals {
             let transaction = std::mem::take(&mut transactions.open);
             let (last, producer) = (transaction.last_offsets(), Arc::clone(&self.producer));
             let sealed = producer.seal();
@@ -149,6 +147,7 @@ impl Leader<'_> {
             });
             transactions.sealed = Some((transaction, AbortOnDropHandle::new(commit)));
         }
+        seals
     }
 
     /// The commit was answered: all that was delivered is settled, or the term ends.
