@@ -31,7 +31,8 @@ impl Leader<'_> {
             );
         }
         let settled = tokio::time::timeout(wait, self.settle_what_was_sent()).await;
-        let drained = matches!(settled, Ok(Ok(())));
+        // A delivery that failed meanwhile left its record unrecorded.
+        let drained = matches!(settled, Ok(Ok(()))) && self.unrecorded == 0;
         if matches!(end, End::Stopped) {
             if drained {
                 let given_back = tokio::time::timeout(DATABASE_TIMEOUT, self.give_back()).await;
@@ -56,7 +57,10 @@ impl Leader<'_> {
     async fn settle_what_was_sent(&mut self) -> Result<(), End> {
         if self.reader.renews {
             let answer = wait(&mut self.reader.running).await;
-            self.read_answered(answer)?;
+            match self.read_answered(answer) {
+                Ok(()) | Err(End::Restart(_)) => {}
+                Err(end) => return Err(end),
+            }
             self.ready.clear();
         }
         self.reader.running = None;
