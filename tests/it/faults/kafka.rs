@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::Someone;
 use crate::support::{
-    PATIENCE, Record, Stage, eventually,
+    App, PATIENCE, Record, Stage, eventually,
     history::{History, Request},
     rig::kafka_libs,
 };
@@ -221,7 +221,7 @@ async fn f30_too_few_replicas_are_waited_for_and_kill_no_message() {
         broker.freeze();
     }
     requests.extend(someone.accepted(&app, 100).await);
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    is_an_outage(&app).await;
     let dead: i64 = sqlx::query_scalar("select dead from outbox_overview")
         .fetch_one(&cluster.stage.pool)
         .await
@@ -234,6 +234,19 @@ async fn f30_too_few_replicas_are_waited_for_and_kill_no_message() {
     let history = cluster.history(requests).await;
     assert!(history.dead.is_empty());
     println!("{:?}", history.kept());
+}
+
+/// Until the service itself says that Kafka takes nothing.
+async fn is_an_outage(app: &App) {
+    eventually("the outage is shown", PATIENCE, async || {
+        let metrics = app.metrics().await;
+        if metrics.contains("\noutbox_breaker_open 1\n") {
+            Ok(())
+        } else {
+            Err(app.log())
+        }
+    })
+    .await;
 }
 
 fn admin(stage: &Stage) -> AdminClient<DefaultClientContext> {
@@ -279,7 +292,7 @@ async fn f31_a_topic_that_is_deleted_kills_no_message_and_goes_on_once_it_is_mad
     )
     .await;
     let after = someone.accepted(&app, 50).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    is_an_outage(&app).await;
     let dead: i64 = sqlx::query_scalar("select dead from outbox_overview")
         .fetch_one(&stage.pool)
         .await
