@@ -7,9 +7,12 @@
 //! job, one message with a value of the same length, one index for each key. What HTTP alone leaves of both ratios is
 //! measured as well: a server that answers at once and does nothing.
 
-use std::time::Duration;
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::{
     Router,
     http::{StatusCode, header},
@@ -18,6 +21,7 @@ use axum::{
 };
 use chrono::Utc;
 use image_job_dispatcher::config::Delivery;
+use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
@@ -25,14 +29,17 @@ use crate::{
     backlog::{DRAFTS, insert_drafts, make_textbook, payload},
     http::{User, closed_loop},
     report::Sample,
-    settings::{Settings, root},
+    settings::{Settings, root, turns},
     stack::{Database, Service, Stack, pgbench},
-    usage::{Cpu, peak_resident},
+    usage::{Mark, peak_resident},
 };
 
 /// Connections on each side.
 pub const CONNECTIONS: usize = 64;
+/// Of each side, before its window.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// pgbench goes on for so long when its window has ended: reading the edges takes moments.
+const PGBENCH_LONGER: Duration = Duration::from_secs(2);
 
 /// One sample a round of each side.
 #[derive(Debug, Default)]
@@ -49,18 +56,32 @@ pub async fn measure(stack: &Stack, settings: &Settings) -> Result<Accepted> {
     let mut sides = Sides::new(stack).await?;
     let mut accepted = Accepted::default();
     for round in 1..=settings.rounds {
-        let ours = sides.ours.run(stack, CONNECTIONS, settings.seconds).await?;
-        println!("accept, round {round}: ours {:.0}/s", ours.rate);
-        let textbook = sides.pgbench(stack, "textbook", settings.seconds).await?;
-        println!("accept, round {round}: textbook {:.0}/s", textbook.rate);
-        let single = sides.pgbench(stack, "single_statement", settings.seconds).await?;
-        println!("accept, round {round}: single statement {:.0}/s", single.rate);
-        let http = http_alone(&sides.ours.users, settings.seconds).await?;
-        println!("accept, round {round}: HTTP alone {:.0}/s", http.rate);
-        accepted.ours.push(ours);
-        accepted.textbook.push(textbook);
-        accepted.single_statement.push(single);
-        accepted.http_alone.push(http);
+        for turn in turns(round, 4) {
+            let (name, samples, sample) = match turn {
+                0 => (
+                    "ours",
+                    &mut accepted.ours,
+                    sides.ours.run(stack, CONNECTIONS, settings.seconds).await?,
+                ),
+                1 => (
+                    "textbook",
+                    &mut accepted.textbook,
+                    sides.pgbench(stack, "textbook", settings.seconds).await?,
+                ),
+                2 => (
+                    "single statement",
+                    &mut accepted.single_statement,
+                    sides.pgbench(stack, "single_statement", settings.seconds).await?,
+                ),
+                _ => (
+                    "HTTP alone",
+                    &mut accepted.http_alone,
+                    http_alone(&sides.ours.users, settings.seconds).await?,
+                ),
+            };
+            println!("accept, round {round}: {name} {:.0}/s", sample.rate);
+            samples.push(sample);
+        }
     }
     sides.end(stack).await?;
     Ok(accepted)
@@ -77,7 +98,13 @@ pub struct Ours {
 impl Ours {
     /// With the role `api` they accept and do not relay: what the relay costs is measured for itself.
     pub async fn new(stack: &Stack, replicas: usize, role: &str) -> Result<Self> {
-        let (database, topic) = (stack.database().await?, stack.topic().await?);
+        let database = stack.database().await?;
+        Self::on(stack, database, replicas, role).await
+    }
+
+    /// On a database that has no drafts yet.
+    pub async fn on(stack: &Stack, database: Database, replicas: usize, role: &str) -> Result<Self> {
+        let topic = stack.topic().await?;
         let users = insert_drafts(&mut database.connect().await?).await?;
         let mut started = Vec::new();
         for _ in 0..replicas {
@@ -96,7 +123,8 @@ impl Ours {
 
     /// `connections` clients that ask again as soon as they are answered.
     pub async fn run(&mut self, stack: &Stack, connections: usize, window: Duration) -> Result<Sample> {
-        let edge = async || Ok((Cpu::now()?, stack.wal().await?));
+        let mut connection = self.database.connect().await?;
+        let edge = async || Edge::now(stack, &mut connection, "outbox_messages_id_seq").await;
         let addresses: Vec<_> = self.replicas.iter().map(|service| service.listen.as_str()).collect();
         let (closed, before, after) =
             closed_loop(&addresses, &self.users, connections, (WARM_UP, window), edge).await?;
@@ -105,18 +133,13 @@ impl Ours {
             service.check()?;
             resident += peak_resident(service.pid())? / f64::from(1 << 20);
         }
-        let jobs = closed.answered as f64;
         let quantile = |q| closed.latency.value_at_quantile(q) as f64 / 1000.0;
-        let mut sample = Sample {
-            rate: jobs / window.as_secs_f64(),
-            cpu: (after.0 - before.0).per_thousand(jobs),
-            wal: (after.1 - before.1) / jobs,
-            others: [("p50_ms", 0.5), ("p99_ms", 0.99), ("p999_ms", 0.999)]
-                .map(|(name, q)| (name.to_owned(), quantile(q)))
-                .into(),
-        };
-        sample.others.insert("peak_rss_MiB".to_owned(), resident);
-        Ok(sample)
+        Ok(after
+            .since(before)
+            .with("p50_ms", quantile(0.5))
+            .with("p99_ms", quantile(0.99))
+            .with("p999_ms", quantile(0.999))
+            .with("peak_rss_MiB", resident))
     }
 
     pub async fn end(self, stack: &Stack) -> Result<()> {
@@ -125,6 +148,34 @@ impl Ours {
         }
         stack.drop_database(&self.database.name).await?;
         stack.delete_topic(&self.topic).await
+    }
+}
+
+/// An edge of a window in which jobs are accepted. Jobs are counted by the sequence of their messages, on each side: nothing
+/// that began before the window, or ends after it, is counted to its cost and not to its work.
+#[derive(Clone, Copy)]
+struct Edge {
+    messages: i64,
+    at: Instant,
+    mark: Mark,
+}
+
+impl Edge {
+    async fn now(stack: &Stack, connection: &mut PgConnection, sequence: &str) -> Result<Self> {
+        let messages = sqlx::query_scalar(AssertSqlSafe(format!("select last_value from {sequence}")))
+            .fetch_one(connection)
+            .await?;
+        Ok(Self {
+            messages,
+            at: Instant::now(),
+            mark: stack.mark().await?,
+        })
+    }
+
+    fn since(self, before: Self) -> Sample {
+        let jobs = (self.messages - before.messages) as f64;
+        let rate = jobs / (self.at - before.at).as_secs_f64();
+        Sample::new(rate, jobs, self.mark.since(before.mark))
     }
 }
 
@@ -141,15 +192,11 @@ async fn http_alone(users: &[User], window: Duration) -> Result<Sample> {
     // A client that cannot be told of its no-delay is gone, as its next request will show.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     let server = tokio::spawn(axum::serve(listener, router).into_future());
-    let (closed, before, after) =
-        closed_loop(&[&address], users, CONNECTIONS, (WARM_UP, window), async || Cpu::now()).await?;
+    let edge = async || Mark::now(0.0);
+    let (closed, before, after) = closed_loop(&[&address], users, CONNECTIONS, (WARM_UP, window), edge).await?;
     server.abort();
     let jobs = closed.answered as f64;
-    Ok(Sample {
-        rate: jobs / window.as_secs_f64(),
-        cpu: (after - before).per_thousand(jobs),
-        ..Sample::default()
-    })
+    Ok(Sample::new(jobs / window.as_secs_f64(), jobs, after.since(before)))
 }
 
 struct Sides {
@@ -180,30 +227,32 @@ impl Sides {
         let mut command = tokio::process::Command::new(pgbench());
         command
             .args(["-n", "-M", "prepared", "-j", "2", "-c", &clients])
-            .args(["-T", &(WARM_UP + window).as_secs().to_string()])
+            .args(["-T", &(WARM_UP + window + PGBENCH_LONGER).as_secs().to_string()])
             .arg("-f")
             .arg(root().join(format!("benches/pgbench/{script}.sql")))
             .args(["-D", &format!("drafts={DRAFTS}"), "-D", "tick=0"])
             .args(["-D", &format!("ms={}", Utc::now().timestamp_millis())])
             .args(["-D", &format!("payload={}", payload())])
-            .arg(&database.url);
-        let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
-        let output = command.output().await.context("pgbench comes with PostgreSQL")?;
-        let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+            .arg(&database.url)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut connection = database.connect().await?;
+        let running = command.spawn().context("pgbench comes with PostgreSQL")?;
+        tokio::time::sleep(WARM_UP).await;
+        let before = Edge::now(stack, &mut connection, "textbook_outbox_id_seq").await?;
+        tokio::time::sleep(window).await;
+        let after = Edge::now(stack, &mut connection, "textbook_outbox_id_seq").await?;
+        let output = running.wait_with_output().await?;
         let printed = String::from_utf8_lossy(&output.stdout);
         let number = |line: &str| -> Option<f64> {
             let rest = printed.lines().find_map(|printed| printed.strip_prefix(line))?;
             rest.split([' ', '/']).next()?.parse().ok()
         };
         let failed = || format!("pgbench: {printed}{}", String::from_utf8_lossy(&output.stderr));
-        let jobs = number("number of transactions actually processed: ").with_context(failed)?;
-        Ok(Sample {
-            // Connecting is not counted to its disadvantage.
-            rate: number("tps = ").with_context(failed)?,
-            cpu: cpu.per_thousand(jobs),
-            wal: wal / jobs,
-            others: [("mean_ms".to_owned(), number("latency average = ").with_context(failed)?)].into(),
-        })
+        ensure!(number("number of failed transactions: ") == Some(0.0), failed());
+        let mean = number("latency average = ").with_context(failed)?;
+        Ok(after.since(before).with("mean_ms", mean))
     }
 
     async fn end(self, stack: &Stack) -> Result<()> {

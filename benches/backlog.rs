@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use image_job_dispatcher::outbox::{partitions, record::OutboxMessage};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rdkafka::{
@@ -71,6 +71,7 @@ pub async fn insert_drafts(connection: &mut PgConnection) -> Result<Vec<User>> {
                 .filter(|draft| draft % USERS == n)
                 .map(|draft| Uuid::from_u128(draft as u128))
                 .collect(),
+            keyed: false,
         })
     });
     users.collect()
@@ -129,6 +130,24 @@ pub async fn insert(connection: &mut PgConnection, table: &str, (before, rows): 
         .execute(&mut *connection)
         .await?;
     Ok(())
+}
+
+/// Gives each message of a backlog its job, whose ids are returned.
+pub async fn jobs_of(connection: &mut PgConnection) -> Result<Vec<Uuid>> {
+    let of: Uuid = sqlx::query_scalar("select min(job_id::text)::uuid from outbox_messages")
+        .fetch_one(&mut *connection)
+        .await?;
+    let (seconds, nanos) = of.get_timestamp().context("a UUIDv7")?.to_unix();
+    let day = DateTime::from_timestamp(seconds.cast_signed(), nanos).context("the time of a UUIDv7")?;
+    partitions::ensure_jobs(connection, day).await?;
+    let jobs = sqlx::query_scalar(
+        "insert into jobs (id, user_id, event_draft_id, outbox_id, created_at)
+         select job_id, key, key, id, event_time from outbox_messages order by id returning id",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    connection.execute("vacuum (analyze) jobs").await?;
+    Ok(jobs)
 }
 
 /// The textbook's tables, empty.

@@ -1,9 +1,9 @@
 //! G3, G4, G8, G9, G10 and E1: how fast a committed backlog gets into Kafka, and what each message costs.
 //!
-//! A drain begins when the relay's process, or task, is started on a full table and an empty topic, and ends when
-//! every record is in the topic and recorded as published. CPU and WAL are those of the whole of it, start
-//! included. The rate is the steady one: from the tenth of the backlog to its end, by the times at which the
-//! broker appended the records. Every drain has a database and a topic of its own.
+//! A drain begins with a full table, an empty topic and a relay that leads and is paused: when it is resumed. It ends when
+//! every record is in the topic and recorded as published. CPU and WAL are those of the whole of it. The rate is the
+//! steady one: from the tenth of the backlog to its end, by the times at which the broker appended the records. Every
+//! drain has a database and a topic of its own. A baseline runs in the benchmark's process, which has started too.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use tokio::task::JoinSet;
 
 use crate::{
     backlog::{Kind, Topic, fill, message},
-    producer::{Batch, Prepared, Producer},
+    producer::{Alone, Batch, Prepared, Producer},
     report::Sample,
-    settings::Settings,
+    settings::{Settings, turns},
     stack::{Database, Service, Stack},
-    usage::{Cpu, peak_resident},
+    usage::{Used, peak_resident},
 };
 
 /// Messages that the textbook relay claims, sends, waits for and marks together.
@@ -50,24 +50,32 @@ pub async fn measure(stack: &Stack, settings: &Settings, against: Against) -> Re
     rdkafka_alone(stack, count).await?;
     let mut drained = Drained::default();
     for round in 1..=settings.rounds {
-        let say = |side: &str, sample: &Sample| println!("drain, round {round}: {side} {:.0}/s", sample.rate);
-        let ours = ours(stack, count, Delivery::AtLeastOnce).await?;
-        say("ours", &ours);
-        drained.ours.push(ours);
-        if against.ceiling {
-            let ceiling = rdkafka_alone(stack, count).await?;
-            say("rdkafka alone", &ceiling);
-            drained.ceiling.push(ceiling);
-        }
-        if against.textbook_1 {
-            let textbook = textbook(stack, count, 1).await?;
-            say("textbook, one worker", &textbook);
-            drained.textbook_1.push(textbook);
-        }
-        if against.textbook_4 {
-            let textbook = textbook(stack, count, 4).await?;
-            say("textbook, four workers", &textbook);
-            drained.textbook_4.push(textbook);
+        for turn in turns(round, 4) {
+            let (name, samples, sample) = match turn {
+                0 => (
+                    "ours",
+                    &mut drained.ours,
+                    ours(stack, count, Delivery::AtLeastOnce).await?,
+                ),
+                1 if against.ceiling => (
+                    "rdkafka alone",
+                    &mut drained.ceiling,
+                    rdkafka_alone(stack, count).await?,
+                ),
+                2 if against.textbook_1 => (
+                    "textbook, one worker",
+                    &mut drained.textbook_1,
+                    textbook(stack, count, 1).await?,
+                ),
+                3 if against.textbook_4 => (
+                    "textbook, four workers",
+                    &mut drained.textbook_4,
+                    textbook(stack, count, 4).await?,
+                ),
+                _ => continue,
+            };
+            println!("drain, round {round}: {name} {:.0}/s", sample.rate);
+            samples.push(sample);
         }
     }
     Ok(drained)
@@ -88,7 +96,7 @@ pub async fn ours(stack: &Stack, count: i64, delivery: Delivery) -> Result<Sampl
     Ok(sample)
 }
 
-/// Starts the relay, and waits until it has sent and recorded `count` messages beyond the first `before`.
+/// Starts the relay, and has it send and record `count` messages beyond the first `before`.
 pub async fn relay(
     stack: &Stack,
     database: &Database,
@@ -98,8 +106,12 @@ pub async fn relay(
     delivery: Delivery,
 ) -> Result<(Sample, Service)> {
     let look = Topic::new(stack, topic)?;
-    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
+    connection.execute("update outbox_control set paused = true").await?;
     let mut service = stack.service(database, topic, "relay", delivery)?;
+    service.leads(connection).await?;
+    let began = stack.mark().await?;
+    connection.execute("update outbox_control set paused = false").await?;
+    connection.execute("notify outbox").await?;
     wait_for(&look, before + count, || service.check()).await?;
     // Recorded too: what is not in a checkpoint would be sent again.
     let deadline = Instant::now() + PATIENCE;
@@ -113,11 +125,10 @@ pub async fn relay(
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+    let used = stack.mark().await?.since(began);
     let resident = peak_resident(service.pid())? / f64::from(1 << 20);
     let transactional = delivery == Delivery::ExactlyOnce;
-    let mut sample = sample(&look, (before, count), transactional, cpu, wal)?;
-    sample.others.insert("peak_rss_MiB".to_owned(), resident);
+    let sample = sample(&look, (before, count), transactional, used)?.with("peak_rss_MiB", resident);
     Ok((sample, service))
 }
 
@@ -127,23 +138,19 @@ async fn rdkafka_alone(stack: &Stack, count: i64) -> Result<Sample> {
     let topic = stack.topic().await?;
     let ready: Vec<_> = (0..16_384).map(|n| Prepared::new(message(n))).collect();
     let look = Topic::new(stack, &topic)?;
-    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
-    let producer = Producer::new(stack, &topic)?;
-    let batch = Batch::of(count as usize);
-    let sending = {
-        let batch = batch.clone();
-        tokio::task::spawn_blocking(move || {
-            for record in ready.iter().cycle().take(count as usize) {
-                producer.send_prepared(record, &batch)?;
-            }
-            anyhow::Ok(producer)
-        })
-    };
+    let producer = Alone::new(stack, &topic, count as usize)?;
+    let began = stack.mark().await?;
+    let sending = tokio::task::spawn_blocking(move || {
+        for record in ready.iter().cycle().take(count as usize) {
+            producer.send(record)?;
+        }
+        anyhow::Ok(producer)
+    });
     let producer = sending.await??;
-    batch.done().await?;
-    let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+    producer.done().await?;
+    let used = stack.mark().await?.since(began);
     drop(producer);
-    let sample = sample(&look, (0, count), false, cpu.client_is_service(), wal)?;
+    let sample = sample(&look, (0, count), false, used.client_is_service())?;
     stack.delete_topic(&topic).await?;
     Ok(sample)
 }
@@ -157,8 +164,8 @@ async fn textbook(stack: &Stack, count: i64, workers: usize) -> Result<Sample> {
         stack.topic().await?,
     );
     let look = Topic::new(stack, &topic)?;
-    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
     let producer = Producer::new(stack, &topic)?;
+    let began = stack.mark().await?;
     let mut tasks = JoinSet::new();
     for _ in 0..workers {
         tasks.spawn(work(database.connect().await?, producer.clone()));
@@ -170,9 +177,9 @@ async fn textbook(stack: &Stack, count: i64, workers: usize) -> Result<Sample> {
     if sent != count {
         bail!("the textbook relay sent {sent} of {count}");
     }
-    let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+    let used = stack.mark().await?.since(began);
     drop(producer);
-    let sample = sample(&look, (0, count), false, cpu.client_is_service(), wal)?;
+    let sample = sample(&look, (0, count), false, used.client_is_service())?;
     stack.drop_database(&database.name).await?;
     stack.delete_topic(&topic).await?;
     Ok(sample)
@@ -279,13 +286,13 @@ pub async fn wait_for(look: &Topic, count: i64, mut check: impl FnMut() -> Resul
     }
 }
 
-/// What a drain of `count` records, after `before` others, comes to.
-pub fn sample(look: &Topic, (before, count): (i64, i64), markers: bool, cpu: Cpu, wal: f64) -> Result<Sample> {
+/// What a drain of `count` records, after `before` others, comes to. It lasted from the first record to the last: what went
+/// before that and after it is waiting.
+pub fn sample(look: &Topic, (before, count): (i64, i64), markers: bool, used: Used) -> Result<Sample> {
     let pace = tokio::task::block_in_place(|| look.pace(before, count, markers)).context("the topic's times")?;
-    Ok(Sample {
-        rate: pace.steady,
-        cpu: cpu.per_thousand(count as f64),
-        wal: wal / count as f64,
-        others: [("first_to_last_s".to_owned(), pace.seconds)].into(),
-    })
+    let used = Used {
+        seconds: pace.seconds,
+        ..used
+    };
+    Ok(Sample::new(pace.steady, count as f64, used).with("first_to_last_s", pace.seconds))
 }

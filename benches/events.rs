@@ -21,6 +21,7 @@ use image_job_dispatcher::{
 use rdkafka::{
     ClientConfig,
     producer::{BaseProducer, BaseRecord, Producer as _},
+    types::RDKafkaErrorCode,
 };
 use sqlx::PgConnection;
 use tokio::{
@@ -37,7 +38,7 @@ use crate::{
     report::Sample,
     settings::Settings,
     stack::{Database, Service, Stack, results_of},
-    usage::{Cpu, resident},
+    usage::resident,
 };
 
 /// Clients, and jobs: each client follows one.
@@ -87,36 +88,28 @@ async fn once(stack: &Stack, settings: &Settings) -> Result<Sample> {
     tokio::time::sleep(window).await;
     let waiting = (transactions(stack, &database).await? - counted) / window.as_secs_f64();
 
-    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
+    let before_answers = stack.mark().await?;
     let began = Instant::now();
     let sent = tokio::task::spawn_blocking({
         let (config, topic) = (stack.kafka_client(), results_of(&topic));
-        move || answer_all(&config, &topic, &jobs)
+        move || answer_all(&config, &topic, jobs.iter().map(|(job, _)| *job))
     })
     .await??;
     let (latency, last) = told(clients, &sent, began).await?;
     let took = began.elapsed();
     service.check()?;
-    let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+    let used = stack.mark().await?.since(before_answers);
     service.stop().await?;
     drop(connection);
     stack.drop_database(&database.name).await?;
     stack.delete_topic(&topic).await?;
     let milliseconds = |quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
-    Ok(Sample {
-        rate: CLIENTS as f64 / took.as_secs_f64(),
-        cpu: cpu.per_thousand(CLIENTS as f64),
-        wal: wal / CLIENTS as f64,
-        others: [
-            ("KiB_a_client", per_client),
-            ("waiting_transactions_per_s", waiting),
-            ("p50_ms", milliseconds(0.5)),
-            ("p99_ms", milliseconds(0.99)),
-            ("last_ms", last.as_secs_f64() * 1000.0),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into(),
-    })
+    Ok(Sample::new(CLIENTS as f64 / took.as_secs_f64(), CLIENTS as f64, used)
+        .with("KiB_a_client", per_client)
+        .with("waiting_transactions_per_s", waiting)
+        .with("p50_ms", milliseconds(0.5))
+        .with("p99_ms", milliseconds(0.99))
+        .with("last_ms", last.as_secs_f64() * 1000.0))
 }
 
 /// The jobs, each with the token of its owner.
@@ -201,25 +194,34 @@ async fn until(stream: &mut TcpStream, what: &str) -> Result<()> {
 }
 
 /// The final answer of each job; when each was given to the producer.
-fn answer_all(config: &ClientConfig, topic: &str, jobs: &[(Uuid, String)]) -> Result<HashMap<Uuid, Instant>> {
+pub fn answer_all(
+    config: &ClientConfig,
+    topic: &str,
+    jobs: impl Iterator<Item = Uuid>,
+) -> Result<HashMap<Uuid, Instant>> {
     let producer: BaseProducer = config.clone().set("linger.ms", "5").create()?;
     let mut sent = HashMap::new();
-    for (job_id, _) in jobs {
+    for job_id in jobs {
         let image = |style: ImageStyle| Image {
             style,
             url: format!("https://pictures.example.com/{job_id}/{}.png", style.slug()),
         };
         let result = ImageJobResult {
-            job_id: *job_id,
+            job_id,
             status: ResultStatus::Completed,
             images: ImageStyle::ALL.map(image).into(),
             error: None,
         };
         let (key, value) = (job_id.to_string(), serde_json::to_vec(&result)?);
-        sent.insert(*job_id, Instant::now());
-        producer
-            .send(BaseRecord::to(topic).key(&key).payload(&value))
-            .map_err(|(error, _)| error)?;
+        sent.insert(job_id, Instant::now());
+        let mut record = BaseRecord::to(topic).key(&key).payload(&value);
+        while let Err((error, back)) = producer.send(record) {
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                return Err(error.into());
+            }
+            record = back;
+            producer.poll(Duration::from_millis(10));
+        }
     }
     producer.flush(PATIENCE)?;
     Ok(sent)

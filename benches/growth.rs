@@ -6,12 +6,12 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use crate::{
     accept::{CONNECTIONS, Ours},
-    backlog::insert,
+    backlog::{Kind, insert},
     drain, latency,
-    page::{BY_BACKLOG, BY_LOAD},
-    report::{Point, Report},
+    page::{ACCEPT_BY_BACKLOG, BY_BACKLOG, BY_LOAD},
+    report::{Point, Report, Sample},
     settings::Settings,
-    stack::Stack,
+    stack::{Database, Stack},
 };
 
 /// Parts of the full load at which latency is measured.
@@ -49,6 +49,17 @@ pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) ->
     }
     report.growth(BY_BACKLOG, "messages", points.into());
     report.write(&settings.out)?;
+    let mut points = sizes.map(|size| Point::new(size as f64));
+    for round in 1..=settings.rounds {
+        for (point, size) in points.iter_mut().zip(sizes) {
+            let database = stack.database_with_backlog(Kind::Outbox, size).await?;
+            point.samples.push(accepting(stack, settings, database).await?);
+            say("accept, by backlog", round, point);
+        }
+    }
+    report.growth(ACCEPT_BY_BACKLOG, "messages", points.into());
+    report.write(&settings.out)?;
+    accept_behind(stack, settings, report).await?;
     for (name, dropped) in [
         ("drain, by partitions that stand", false),
         ("drain, by partitions that were dropped", true),
@@ -68,14 +79,15 @@ pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) ->
 
 async fn accept(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
     let mut points = CLIENTS.map(|clients| Point::new(clients as f64));
-    let mut ours = Ours::new(stack, 1, "api").await?;
     for round in 1..=settings.rounds {
         for (point, clients) in points.iter_mut().zip(CLIENTS) {
+            // A service of its own: the peak of its memory is this point's.
+            let mut ours = Ours::new(stack, 1, "api").await?;
             point.samples.push(ours.run(stack, clients, settings.seconds).await?);
+            ours.end(stack).await?;
             say("accept, by connections", round, point);
         }
     }
-    ours.end(stack).await?;
     report.growth("accept, by connections", "connections", points.into());
 
     let mut points = REPLICAS.map(|replicas| Point::new(replicas as f64));
@@ -100,9 +112,45 @@ fn say(what: &str, round: usize, point: &Point) {
     }
 }
 
-/// A backlog in a log that had `count` partitions, all of them full and settled; they stand, or were dropped.
-async fn behind(stack: &Stack, count: i64, dropped: bool) -> Result<crate::report::Sample> {
-    let (database, topic) = (stack.database().await?, stack.topic().await?);
+/// What accepting costs with many ids behind, and under an old snapshot.
+async fn accept_behind(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    let mut points = PARTITIONS.map(|count| Point::new(count as f64));
+    for round in 1..=settings.rounds {
+        for (point, count) in points.iter_mut().zip(PARTITIONS) {
+            let database = with_partitions(stack, count, true).await?;
+            point.samples.push(accepting(stack, settings, database).await?);
+            say("accept, by partitions that were dropped", round, point);
+        }
+    }
+    report.growth("accept, by partitions that were dropped", "partitions", points.into());
+    let mut points = [0.0, 1.0].map(Point::new);
+    for round in 1..=settings.rounds {
+        for point in &mut points {
+            let database = stack.database().await?;
+            let mut reader = database.connect().await?;
+            if point.x > 0.0 {
+                reader.execute("begin isolation level repeatable read").await?;
+                reader.execute("select count(*) from outbox_messages").await?;
+            }
+            point.samples.push(accepting(stack, settings, database).await?);
+            say("accept, by old snapshots that are held", round, point);
+        }
+    }
+    report.growth("accept, by old snapshots that are held", "snapshots", points.into());
+    report.write(&settings.out)
+}
+
+/// Accepting on a database, which is dropped then.
+async fn accepting(stack: &Stack, settings: &Settings, database: Database) -> Result<Sample> {
+    let mut ours = Ours::on(stack, database, 1, "api").await?;
+    let sample = ours.run(stack, CONNECTIONS, settings.seconds).await?;
+    ours.end(stack).await?;
+    Ok(sample)
+}
+
+/// A log that had `count` partitions, all of them full and settled; they stand, or were dropped.
+async fn with_partitions(stack: &Stack, count: i64, dropped: bool) -> Result<Database> {
+    let database = stack.database().await?;
     let mut connection = database.connect().await?;
     let behind = count * PARTITION_ROWS;
     for n in 1..=count {
@@ -125,6 +173,13 @@ async fn behind(stack: &Stack, count: i64, dropped: bool) -> Result<crate::repor
             behind + 1
         )))
         .await?;
+    Ok(database)
+}
+
+/// A backlog in such a log.
+async fn behind(stack: &Stack, count: i64, dropped: bool) -> Result<Sample> {
+    let (database, topic) = (with_partitions(stack, count, dropped).await?, stack.topic().await?);
+    let mut connection = database.connect().await?;
     insert(&mut connection, "outbox_messages", (0, COUNT)).await?;
     connection.execute("vacuum (analyze) outbox_messages").await?;
     let (sample, service) = drain::relay(

@@ -26,6 +26,8 @@ pub fn histogram() -> Histogram<u64> {
 pub struct User {
     pub token: String,
     pub drafts: Vec<Uuid>,
+    /// Whether each request has an Idempotency-Key, of its own.
+    pub keyed: bool,
 }
 
 impl User {
@@ -60,6 +62,7 @@ pub struct Client {
     /// What follows the draft's id in a request, but for the key.
     rest: String,
     drafts: Drafts,
+    keyed: bool,
 }
 
 impl Client {
@@ -77,13 +80,15 @@ impl Client {
             request: Vec::with_capacity(1024),
             rest,
             drafts: user.drafts_from(first),
+            keyed: user.keyed,
         })
     }
 
     /// Asks for a job of the next draft and waits until it is accepted; anything but 202 is an error.
     pub async fn accept(&mut self) -> Result<Uuid> {
         let draft = self.drafts.draw();
-        self.accept_draft(draft, None).await
+        let key = self.keyed.then(Uuid::now_v7);
+        self.accept_draft(draft, key).await
     }
 
     /// The same of this draft, with this Idempotency-Key. After an error an answer may still come on this connection,

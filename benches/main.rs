@@ -2,7 +2,7 @@
 //!
 //! [`settings`] says what was asked for, [`stack`] starts the servers, [`accept`], [`drain`] and [`latency`] measure the
 //! goals, [`events`] what clients that wait cost, [`lists`] (of a [`long_log`]) and [`replay`] what operators wait for,
-//! [`peer`], [`watermill`], [`growth`] and [`footprint`] what stands beside them, [`cells`] rates under stress. [`http`]
+//! [`peer`], [`watermill`], [`growth`], [`costs`] and [`footprint`] what stands beside them, [`cells`] rates under stress. [`http`]
 //! and [`load`] are the clients, [`watch`] the consumer. [`report`] keeps all of it in docs/benchmarks.json; [`page`] and
 //! [`picture`] make what people read. What is compared, and why it is fair, stands at the head of each measuring module;
 //! [`usage`] reads CPU time from the operating system.
@@ -10,6 +10,7 @@
 mod accept;
 mod backlog;
 mod cells;
+mod costs;
 mod drain;
 mod events;
 mod footprint;
@@ -41,10 +42,20 @@ use self::{
     drain::{Against, Drained},
     latency::Steps,
     peer::Peer,
-    report::{Report, Sample, Wanted},
-    settings::Settings,
+    report::{Report, Sample, Wanted, median},
+    settings::{Settings, turns},
     stack::Stack,
 };
+
+/// Peers, as the page calls them.
+const DEBEZIUM: &str = "Debezium Server";
+const WATERMILL: &str = "Watermill's forwarder";
+/// What bounds G1 and G2, beside the processors.
+const TWO_BATCHES: &str = "The 64 clients are two batches, each of which is read, written and answered in turn: what is \
+    left of the processors is time in which both wait. More batches at once are smaller ones, and cost more each.";
+/// What bounds G5's second reading.
+const STEPS_ALONE: &str =
+    "The steps have the machine to themselves; the service shares it with its servers, its load and its consumer.";
 
 /// The service's: ratios are quoted with the same allocator on both sides.
 #[global_allocator]
@@ -60,18 +71,13 @@ async fn main() -> Result<()> {
     let stack = Stack::start().await?;
     let mut report = Report::open(&settings, &stack).await?;
     measure(&stack, &settings, &mut report).await?;
+    println!("\n{}", page::summary(&report));
     println!("written: {}", settings.out.join("benchmarks.md").display());
     stack.stop().await
 }
 
 async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
     measure_both_halves(stack, settings, report).await?;
-    if settings.wants(&["PEER"]) {
-        measure_peer(stack, settings, report).await?;
-    }
-    if settings.wants(&["WATERMILL"]) {
-        measure_watermill(stack, settings, report).await?;
-    }
     if settings.wants(&["G5"]) {
         measure_latency(stack, settings, report).await?;
     }
@@ -98,8 +104,23 @@ async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Res
     if settings.wants(&["REPLAY"]) {
         replay::measure(stack, settings, report).await?;
     }
+    if settings.wants(&["COSTS"]) {
+        costs::measure(stack, settings, report).await?;
+    }
     if settings.wants(&["GROWTH"]) {
         growth::measure(stack, settings, report).await?;
+    }
+    if settings.wants(&["PEER"]) {
+        match Peer::start().await {
+            Ok(peer) => measure_peer(stack, settings, report, peer).await?,
+            Err(error) => report.absent(DEBEZIUM, &error),
+        }
+    }
+    if settings.wants(&["WATERMILL"]) {
+        match watermill::build() {
+            Ok(()) => measure_watermill(stack, settings, report).await?,
+            Err(error) => report.absent(WATERMILL, &error),
+        }
     }
     if settings.wants(&["CELLS"]) {
         cells::measure(stack, settings, report).await?;
@@ -134,35 +155,34 @@ async fn measure_both_halves(stack: &Stack, settings: &Settings, report: &mut Re
     Ok(())
 }
 
-async fn measure_peer(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
-    let peer = Peer::start().await?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 1..=settings.rounds {
-        theirs.push(peer.drain(stack, settings.backlog).await?);
-        ours.push(drain::ours(stack, settings.backlog, Delivery::AtLeastOnce).await?);
-        say("peer", round, &ours, &theirs);
-    }
+async fn measure_peer(stack: &Stack, settings: &Settings, report: &mut Report, peer: Peer) -> Result<()> {
+    let count = settings.backlog;
+    let (ours, theirs) = in_turns(
+        settings,
+        "peer",
+        async || drain::ours(stack, count, Delivery::AtLeastOnce).await,
+        async || peer.drain(stack, count).await,
+    )
+    .await?;
+    report.note(&peer.tuned());
     peer.stop().await?;
-    let (name, other) = ("drain to Kafka, beside the peer", "Debezium Server");
+    let (name, other) = ("drain to Kafka, beside the peer", DEBEZIUM);
     report.side(name, &ours);
     report.side(other, &theirs);
-    report.note(&peer::tuned());
     let what = format!("steady drain of {} / {other}", settings.backlog);
     report.rates("G4", &what, Wanted::AtLeast(6.0), (name, other));
     report.write(&settings.out)
 }
 
 async fn measure_watermill(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
-    if !watermill::build() {
-        return Ok(());
-    }
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 1..=settings.rounds {
-        theirs.push(watermill::drain(stack).await?);
-        ours.push(drain::ours(stack, settings.backlog, Delivery::AtLeastOnce).await?);
-        say("watermill", round, &ours, &theirs);
-    }
-    let (name, other) = ("drain to Kafka, beside Watermill", "Watermill's forwarder");
+    let (ours, theirs) = in_turns(
+        settings,
+        "watermill",
+        async || drain::ours(stack, settings.backlog, Delivery::AtLeastOnce).await,
+        async || watermill::drain(stack).await,
+    )
+    .await?;
+    let (name, other) = ("drain to Kafka, beside Watermill", WATERMILL);
     report.side(name, &ours);
     report.side(other, &theirs);
     report.note(watermill::TUNED);
@@ -185,8 +205,12 @@ async fn measure_latency(stack: &Stack, settings: &Settings, report: &mut Report
         for (which, steps) in [("at the same load", &at.steps), ("alone", &measured.alone)] {
             let what = format!("p99 from due to consumed at {load} / (p99 commit + p99 acknowledgement, {which})");
             report.figure("G5", &what, Wanted::AtMost(wanted), over(steps), &name);
+            if which == "alone" {
+                report.bound("G5", &what, STEPS_ALONE);
+            }
         }
     }
+    report.fact("full load, beside a consumer (G5)", "jobs/s", vec![measured.full_load]);
     let all_steps = measured
         .at_load
         .iter()
@@ -206,14 +230,13 @@ async fn measure_latency(stack: &Stack, settings: &Settings, report: &mut Report
 async fn measure_backlogs(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
     if settings.wants(&["G8"]) {
         let count = settings.backlog * 2 / 5;
-        // The broker's just-in-time compiler has to have seen the load.
-        drain::under_old_snapshot(stack, count, false).await?;
-        let (mut held, mut clean) = (Vec::new(), Vec::new());
-        for round in 1..=settings.rounds {
-            held.push(drain::under_old_snapshot(stack, count, true).await?);
-            clean.push(drain::under_old_snapshot(stack, count, false).await?);
-            say("old snapshot", round, &held, &clean);
-        }
+        let (held, clean) = in_turns(
+            settings,
+            "old snapshot",
+            async || drain::under_old_snapshot(stack, count, true).await,
+            async || drain::under_old_snapshot(stack, count, false).await,
+        )
+        .await?;
         let name = "drain under an old snapshot";
         let without = "drain, the same without it";
         report.side(name, &held);
@@ -228,8 +251,9 @@ async fn measure_backlogs(stack: &Stack, settings: &Settings, report: &mut Repor
         let (name, other) = (format!("drain of {large}"), format!("drain of {small}"));
         report.side(&name, &of_large);
         report.side(&other, &of_small);
+        let ratios = pairs(&of_large, &of_small, |large, small| large.rate / small.rate);
         let what = format!("drain of a backlog of {large} / of {small}");
-        report.rates("G9", &what, Wanted::AtLeast(0.95), (&name, &other));
+        report.figure("G9", &what, Wanted::AtLeast(0.95), ratios, &name);
         report.write(&settings.out)?;
     }
     if settings.wants(&["G10"]) {
@@ -253,13 +277,37 @@ async fn of_two_sizes(
     large: i64,
     small: i64,
 ) -> Result<(Vec<Sample>, Vec<Sample>)> {
-    let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
+    in_turns(
+        settings,
+        &format!("backlogs of {large} and {small}"),
+        async || drain::ours(stack, large, Delivery::AtLeastOnce).await,
+        async || drain::ours(stack, small, Delivery::AtLeastOnce).await,
+    )
+    .await
+}
+
+/// All rounds of two sides, each first in every second one; before them one of ours that does not count: the broker's
+/// just-in-time compiler has to have seen the load.
+async fn in_turns(
+    settings: &Settings,
+    what: &str,
+    mut ours: impl AsyncFnMut() -> Result<Sample>,
+    mut theirs: impl AsyncFnMut() -> Result<Sample>,
+) -> Result<(Vec<Sample>, Vec<Sample>)> {
+    ours().await?;
+    let (mut of_ours, mut of_theirs) = (Vec::new(), Vec::new());
     for round in 1..=settings.rounds {
-        of_large.push(drain::ours(stack, large, Delivery::AtLeastOnce).await?);
-        of_small.push(drain::ours(stack, small, Delivery::AtLeastOnce).await?);
-        say(&format!("backlogs of {large} and {small}"), round, &of_large, &of_small);
+        for turn in turns(round, 2) {
+            match turn {
+                0 => of_ours.push(ours().await?),
+                _ => of_theirs.push(theirs().await?),
+            }
+        }
+        if let (Some(ours), Some(theirs)) = (of_ours.last(), of_theirs.last()) {
+            println!("{what}, round {round}: {:.0}/s against {:.0}/s", ours.rate, theirs.rate);
+        }
     }
-    Ok((of_large, of_small))
+    Ok((of_ours, of_theirs))
 }
 
 async fn measure_events(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
@@ -280,12 +328,13 @@ async fn measure_events(stack: &Stack, settings: &Settings, report: &mut Report)
 /// What exactly once costs, as ratios to the default mode.
 async fn measure_exactly_once(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
     if settings.wants(&["E1"]) {
-        let (mut once, mut default) = (Vec::new(), Vec::new());
-        for round in 1..=settings.rounds {
-            once.push(drain::ours(stack, settings.backlog, Delivery::ExactlyOnce).await?);
-            default.push(drain::ours(stack, settings.backlog, Delivery::AtLeastOnce).await?);
-            say("exactly once", round, &once, &default);
-        }
+        let (once, default) = in_turns(
+            settings,
+            "exactly once",
+            async || drain::ours(stack, settings.backlog, Delivery::ExactlyOnce).await,
+            async || drain::ours(stack, settings.backlog, Delivery::AtLeastOnce).await,
+        )
+        .await?;
         let (name, other) = ("drain, exactly once", "drain, at least once");
         report.side(name, &once);
         report.side(other, &default);
@@ -337,8 +386,10 @@ fn show_accepted(report: &mut Report, accepted: &Accepted) {
     }
     let what = "accepted over HTTP, 64 connections / textbook transaction by pgbench, 64 connections";
     report.rates("G1", what, Wanted::AtLeast(6.0), (name, transaction));
+    report.bound("G1", what, TWO_BATCHES);
     let what = "accepted over HTTP, 64 connections / single statement by pgbench, 64 connections";
     report.rates("G2", what, Wanted::AtLeast(3.0), (name, single));
+    report.bound("G2", what, TWO_BATCHES);
 }
 
 fn show_drained(report: &mut Report, drained: &Drained, backlog: i64) {
@@ -369,16 +420,22 @@ fn show_both(report: &mut Report, accepted: &Accepted, drained: &Drained) {
     let (name, textbook) = ("accept over HTTP", "textbook transaction + textbook relay");
     let what = format!("PostgreSQL CPU a job, accept + relay / {textbook}");
     report.figure("G6", &what, Wanted::OneIn(14.0), postgres, name);
+    let us = |samples: &[Sample]| {
+        let all: Vec<_> = samples.iter().map(|sample| sample.cpu.postgres * 1000.0).collect();
+        median(&all)
+    };
+    let bound = format!(
+        "PostgreSQL takes {:.1} us for a job that is accepted and {:.1} for one that is relayed, of the textbook's {:.1} and {:.1}.",
+        us(&accepted.ours),
+        us(&drained.ours),
+        us(&accepted.textbook),
+        us(&drained.textbook_1)
+    );
+    report.bound("G6", &what, &bound);
     let what = format!("WAL a job, accept + relay / {textbook}");
     report.figure("G7", &what, Wanted::AtMost(0.5), wal, name);
 }
 
 fn pairs(ours: &[Sample], theirs: &[Sample], of: impl Fn(&Sample, &Sample) -> f64) -> Vec<f64> {
     ours.iter().zip(theirs).map(|(ours, theirs)| of(ours, theirs)).collect()
-}
-
-fn say(what: &str, round: usize, ours: &[Sample], theirs: &[Sample]) {
-    if let (Some(ours), Some(theirs)) = (ours.last(), theirs.last()) {
-        println!("{what}, round {round}: {:.0}/s against {:.0}/s", ours.rate, theirs.rate);
-    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use crate::{
     cells::{Phase, Round},
     picture::{self, Line, Scale},
-    report::{Figure, Growth, Report, Sample, median},
+    report::{Figure, Growth, Report, Sample, Side, median},
     run::processors,
     settings::GOALS,
     usage::Cpu,
@@ -15,6 +15,9 @@ use crate::{
 pub const BY_LOAD: &str = "latency, by load";
 /// The same: drain against backlog.
 pub const BY_BACKLOG: &str = "drain, by backlog";
+
+/// The same: what accepting costs against what waits in the outbox.
+pub const ACCEPT_BY_BACKLOG: &str = "accept, by backlog";
 
 /// The pictures that there are figures for, by file name.
 pub fn pictures(report: &Report) -> Vec<(&'static str, String)> {
@@ -44,6 +47,17 @@ pub fn pictures(report: &Report) -> Vec<(&'static str, String)> {
         );
         pictures.push(("drain.svg", picture));
     }
+    if let (Some(accept), Some(drain)) = (report.growth.get(ACCEPT_BY_BACKLOG), report.growth.get(BY_BACKLOG)) {
+        let cost = |sample: &Sample| (sample.cpu.service + sample.cpu.postgres) * 1000.0;
+        let lines = [line(accept, "accepting", &cost), line(drain, "relaying", &cost)];
+        let picture = picture::draw(
+            "Service and PostgreSQL, a job",
+            ("messages in the backlog", Scale::Log),
+            "microseconds of processor time",
+            &lines,
+        );
+        pictures.push(("cost.svg", picture));
+    }
     pictures
 }
 
@@ -51,7 +65,7 @@ pub fn pictures(report: &Report) -> Vec<(&'static str, String)> {
 pub fn write(report: &Report) -> String {
     let runs: BTreeMap<&str, usize> = report.runs.keys().map(String::as_str).zip(1..).collect();
     let mut text = HEAD.to_owned();
-    goals(report, &runs, &mut text);
+    text += &summary(report);
     for (file, _) in pictures(report) {
         let _ = writeln!(text, "\n![{}]({file})", file.trim_end_matches(".svg"));
     }
@@ -75,8 +89,16 @@ pub fn write(report: &Report) -> String {
 /// The side that has nothing to read and nothing to record.
 const CEILING: &str = "rdkafka alone";
 
+/// The goals, and what bounds those that are missed.
+pub fn summary(report: &Report) -> String {
+    let runs: BTreeMap<&str, usize> = report.runs.keys().map(String::as_str).zip(1..).collect();
+    let mut text = String::new();
+    goals(report, &runs, &mut text);
+    text
+}
+
 fn goals(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
-    *text += "## Goals\n\n| goal | what | figure | wanted | | lowest to highest | by CPU | rounds | run |\n\
+    *text += "## Goals\n\n| goal | what | figure | wanted | | lowest to highest | rounds that hold | by CPU | run |\n\
               |---|---|---|---|---|---|---|---|---|\n";
     for figure in report.figures.iter().filter(|figure| figure.goal != LISTS) {
         row(report, runs, figure, &figure.what, text);
@@ -92,8 +114,10 @@ fn goals(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
         let shown = median(&figure.rounds);
         if !figure.wanted.holds(shown) {
             let by = figure.wanted.missed_by(shown);
-            let (bound, ceiling) = (bound(report, ours), ceiling(report, figure));
-            let _ = writeln!(text, "- {goal} ({what}) misses by {by:.0} %. {bound}{ceiling}");
+            let mut reasons = vec![busy(report, figure, ours)];
+            reasons.extend(figure.bound.clone());
+            reasons.extend(ceiling(report, figure));
+            let _ = writeln!(text, "- {goal} ({what}) misses by {by:.0} %. {}", reasons.join(" "));
         }
     }
     let missing: Vec<_> = GOALS
@@ -103,27 +127,32 @@ fn goals(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
     if !missing.is_empty() {
         let _ = writeln!(text, "- Not measured yet: {}.", missing.join(", "));
     }
+    for (what, why) in &report.absent {
+        let _ = writeln!(text, "- Not measured: {what}: {why}.");
+    }
 }
 
 fn row(report: &Report, runs: &BTreeMap<&str, usize>, figure: &Figure, what: &str, text: &mut String) {
-    let by_cpu = figure
-        .theirs
-        .as_ref()
-        .and_then(|theirs| by_cpu(report, &figure.ours, theirs));
+    let by_cpu = figure.theirs.as_ref().and_then(|theirs| by_cpu(report, figure, theirs));
+    let held = figure
+        .rounds
+        .iter()
+        .filter(|round| figure.wanted.holds(**round))
+        .count();
     let (low, high) = range(&figure.rounds);
     let shown = median(&figure.rounds);
     let wanted = figure.wanted;
     let verdict = if wanted.holds(shown) { "holds" } else { "**missed**" };
     let _ = writeln!(
         text,
-        "| {} | {what} | {} | {} | {verdict} | {} to {} | {} | {} | {} |",
+        "| {} | {what} | {} | {} | {verdict} | {} to {} | {held} of {} | {} | {} |",
         figure.goal,
         wanted.show(shown),
         wanted.show_wanted(),
         wanted.show(low),
         wanted.show(high),
-        by_cpu.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
         figure.rounds.len(),
+        by_cpu.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
         runs[figure.run.as_str()]
     );
 }
@@ -168,7 +197,7 @@ fn sides(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
             cpu(|cpu| cpu.redis),
             cpu(|cpu| cpu.kafka),
             cpu(|cpu| cpu.client),
-            side.median(|sample| sample.cpu.total() * sample.rate / 1000.0),
+            side.median(|sample| sample.cores),
             elsewhere(&side.samples),
             side.median(|sample| sample.wal),
             others(&side.samples),
@@ -202,7 +231,7 @@ fn growth(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
                 cpu(|cpu| cpu.redis),
                 cpu(|cpu| cpu.kafka),
                 cpu(|cpu| cpu.client),
-                point.median(|sample| sample.cpu.total() * sample.rate / 1000.0),
+                point.median(|sample| sample.cores),
                 elsewhere(&point.samples),
                 point.median(|sample| sample.wal),
                 others(&point.samples),
@@ -250,8 +279,7 @@ fn facts(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
     if report.facts.is_empty() {
         return;
     }
-    *text +=
-        "\n## Memory, start, size\n\n| what | median | lowest to highest | rounds | run |\n|---|---|---|---|---|\n";
+    *text += "\n## Other figures\n\n| what | median | lowest to highest | rounds | run |\n|---|---|---|---|---|\n";
     for (name, fact) in &report.facts {
         let (low, high) = range(&fact.rounds);
         let _ = writeln!(
@@ -265,29 +293,34 @@ fn facts(report: &Report, runs: &BTreeMap<&str, usize>, text: &mut String) {
     }
 }
 
-/// The processor time that a job costs theirs, all processes together, over that of ours.
-fn by_cpu(report: &Report, ours: &str, theirs: &str) -> Option<f64> {
-    let cost = |side: &str| Some(report.sides.get(side)?.median(|sample| sample.cpu.total()));
-    Some(cost(theirs)? / cost(ours)?)
+/// A side of the figure's own run: a later run of another goal may have replaced it.
+fn side_of<'a>(report: &'a Report, figure: &Figure, side: &str) -> Option<&'a Side> {
+    report.sides.get(side).filter(|side| side.run == figure.run)
 }
 
-/// Which processor time a side needs, and so what bounds it.
-fn bound(report: &Report, side: &str) -> String {
-    let Some(side) = report.sides.get(side) else {
-        return String::new();
+/// The processor time that a job costs theirs, all processes together, over that of ours.
+fn by_cpu(report: &Report, figure: &Figure, theirs: &str) -> Option<f64> {
+    let cost = |side: &str| Some(side_of(report, figure, side)?.median(|sample| sample.cpu.total()));
+    Some(cost(theirs)? / cost(&figure.ours)?)
+}
+
+/// How much of the processors a side keeps busy, and with what.
+fn busy(report: &Report, figure: &Figure, side: &str) -> String {
+    let Some(side) = side_of(report, figure, side) else {
+        return "Its side was measured again since, by another run.".to_owned();
     };
-    let cores = |of: fn(Cpu) -> f64| side.median(|sample| of(sample.cpu) * sample.rate / 1000.0);
-    let mut busy = [
+    let cores = |of: fn(Cpu) -> f64| side.median(|sample| of(sample.cpu) / sample.cpu.total() * sample.cores);
+    let mut parts = [
         ("the service", cores(|cpu| cpu.service)),
         ("PostgreSQL", cores(|cpu| cpu.postgres)),
         ("Redis", cores(|cpu| cpu.redis)),
         ("Kafka", cores(|cpu| cpu.kafka)),
         ("the generator", cores(|cpu| cpu.client)),
     ];
-    busy.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let parts = busy.iter().filter(|(_, cores)| *cores >= 0.05);
+    parts.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let total: f64 = parts.iter().map(|(_, cores)| cores).sum();
+    let parts = parts.iter().filter(|(_, cores)| *cores >= 0.05);
     let parts: Vec<_> = parts.map(|(name, cores)| format!("{name} {cores:.2}")).collect();
-    let total: f64 = busy.iter().map(|(_, cores)| cores).sum();
     format!(
         "Our side kept {total:.2} of {} cores busy: {}; {:.0} % of the machine's work was somebody else's.",
         processors(),
@@ -297,18 +330,14 @@ fn bound(report: &Report, side: &str) -> String {
 }
 
 /// Of a drain that is compared with another relay's: what would be left of the ratio if reading and recording cost nothing.
-fn ceiling(report: &Report, figure: &Figure) -> String {
-    let side = |name: &str| report.sides.get(name);
-    let of_drains = figure.goal == "G4";
-    let (true, Some(theirs), Some(alone)) = (of_drains, figure.theirs.as_deref().and_then(side), side(CEILING)) else {
-        return String::new();
-    };
-    if theirs.run != alone.run {
-        return String::new();
+fn ceiling(report: &Report, figure: &Figure) -> Option<String> {
+    if figure.goal != "G4" {
+        return None;
     }
-    let rounds = alone.samples.iter().zip(&theirs.samples);
+    let theirs = side_of(report, figure, figure.theirs.as_deref()?)?;
+    let rounds = side_of(report, figure, CEILING)?.samples.iter().zip(&theirs.samples);
     let ratios: Vec<_> = rounds.map(|(alone, theirs)| alone.rate / theirs.rate).collect();
-    format!(" {CEILING} comes to {:.2}.", median(&ratios))
+    Some(format!("{CEILING} comes to {:.2}.", median(&ratios)))
 }
 
 /// The part of the machine's work that was nobody's who takes part, in percent.
@@ -352,13 +381,21 @@ const HEAD: &str = "# Benchmarks
 
 Made by `make bench`, which starts PostgreSQL, Redis and Apache Kafka itself; [benchmarks.json](benchmarks.json) has
 every round. `make bench ONLY=G3` measures one goal again, `ROUNDS`, `BACKLOG` and `SECONDS` say how much, `OUT=DIR`
-writes elsewhere. [scaling.md](scaling.md) says what follows from the figures. The sides of a ratio take turns (A B A B); a figure is the median of the rounds' ratios, and a rate
-the median of its rounds. All processes, the generator too, share one machine, so a side's rate is bounded by the sum
-of all their processor time, and CPU per job says more than the rate. \"By CPU\" is the ratio of the processor time that
-a job costs, theirs over ours, all processes together: what the ratio of the rates would be if processor time alone
-bounded both, and the steadier of the two where the machine has other work. How much of the machine's work was
-somebody else's stands in the column \"elsewhere\": where it is not near zero, the rates are not what the machine can
-do, and a side with many processes (pgbench has 64 in PostgreSQL) is given more of the machine than one with few.
+writes elsewhere. [scaling.md](scaling.md) says what follows from the figures.
+
+The sides of a ratio take turns, and each round begins with another one. A figure is the median of the rounds' ratios, and
+a rate the median of its rounds; where not all rounds hold, the median is what counts, and the column says how many do. All
+processes, the generator too, share one machine, so a side's rate is bounded by the sum of all their processor time, and
+CPU per job says more than the rate. \"By CPU\" is the ratio of the processor time that a job costs, theirs over ours, all
+processes together: what the ratio of the rates would be if processor time alone bounded both. How much of the machine's
+work was somebody else's stands in the column \"elsewhere\": where it is not near zero, the rates are not what the machine
+can do, and a side with many processes (pgbench has 64 in PostgreSQL) is given more of the machine than one with few.
+
+G1 and G2 are accepting; G3, G4, G8, G9 and G10 draining a backlog; G5 is latency, G6 and G7 what a job costs
+PostgreSQL, G11 what an idle replica asks. E1 and E2 are exactly-once delivery, N1 and N2 clients that wait for a job, LISTS
+and REPLAY what operators wait for. G5 has two denominators, because its goal can be read in two ways: the steps beside
+one another at the service's own load, one job a commit and one record a request, which two cores cannot do at 75 % of
+what the service does with batches, so that its ratio says what gathering is worth; and the steps alone on an idle machine.
 
 ";
 

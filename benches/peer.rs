@@ -23,11 +23,13 @@ use crate::{
     report::Sample,
     settings::root,
     stack::{POSTGRES, Stack},
-    usage::{Cpu, own},
+    usage::{Mark, own},
 };
 
 const VERSION: &str = "3.6.0.Final";
 const OLDEST_JAVA: u32 = 21;
+/// Rows that were committed together: decoding begins with a transaction's commit.
+const COMMITTED: i64 = 1000;
 /// Beside what connects the two ends. Tuned as its documentation advises for throughput: batches and queue of the
 /// connector larger than the defaults (2,048 and 8,192), a producer that may gather, and no snapshot. What is not
 /// here is its default: `acks=all` with idempotence, all cores for the records' transformation, order kept.
@@ -43,23 +45,28 @@ debezium.sink.kafka.producer.buffer.memory=67108864
 /// Debezium Server and the PostgreSQL that it reads.
 pub struct Peer {
     postgres: Postgres,
-    java: PathBuf,
+    java: Java,
     jars: PathBuf,
 }
 
 impl Peer {
     pub async fn start() -> Result<Self> {
+        let (java, jars) = (find_java()?, fetch().await?);
         let home = Home::kept(&root().join(".dev/bench-logical"))?;
         let settings: Vec<_> = POSTGRES.iter().copied().chain([("wal_level", "logical")]).collect();
-        Ok(Self {
-            postgres: Postgres::start(&home, &settings).await?,
-            java: find_java()?,
-            jars: fetch().await?,
-        })
+        let postgres = Postgres::start(&home, &settings).await?;
+        Ok(Self { postgres, java, jars })
     }
 
     pub async fn stop(self) -> Result<()> {
         self.postgres.stop().await
+    }
+
+    /// What was set, for the page.
+    pub fn tuned(&self) -> String {
+        let set = TUNED.lines().map(|line| line.strip_prefix("debezium.").unwrap_or(line));
+        let set: Vec<_> = set.collect();
+        format!("Debezium Server {VERSION} on {}: {}", self.java.version, set.join(", "))
     }
 
     /// Drains a backlog that was committed after its slot was made.
@@ -78,23 +85,29 @@ impl Peer {
         connection
             .execute("select pg_create_logical_replication_slot('peer', 'pgoutput')")
             .await?;
-        insert(&mut connection, "textbook_outbox", (0, count)).await?;
+        let mut before = 0;
+        while before < count {
+            insert(
+                &mut connection,
+                "textbook_outbox",
+                (before, COMMITTED.min(count - before)),
+            )
+            .await?;
+            before += COMMITTED;
+        }
         connection.execute("checkpoint").await?;
 
         let look = Topic::new(stack, &topic)?;
-        let (cpu, wal) = (Cpu::now()?, wal(&mut connection).await?);
-        let mut server = start(&self.java, &self.jars, &self.settings(stack, &topic))?;
+        let before = Mark::now(wal(&mut connection).await?)?;
+        let mut server = start(&self.java.program, &self.jars, &self.settings(stack, &topic))?;
         drain::wait_for(&look, count, || server.check()).await?;
-        let (of_server, cpu) = (own(server.pid())?, Cpu::now()? - cpu);
-        let wal = self::wal(&mut connection).await? - wal;
+        let of_server = own(server.pid())?;
+        let mut used = Mark::now(wal(&mut connection).await?)?.since(before);
         drop(server);
         // Both are Java: it is counted as Kafka's.
-        let cpu = Cpu {
-            service: cpu.service + of_server,
-            kafka: cpu.kafka - of_server,
-            ..cpu
-        };
-        let sample = drain::sample(&look, (0, count), false, cpu, wal)?;
+        used.cpu.service += of_server;
+        used.cpu.kafka -= of_server;
+        let sample = drain::sample(&look, (0, count), false, used)?;
         let (value, headers) = look.one()?;
         if value != payload().as_bytes()
             || !["id", "ce_subject"]
@@ -174,12 +187,6 @@ quarkus.http.port=0
     }
 }
 
-/// What was set, for the page.
-pub fn tuned() -> String {
-    let set = TUNED.lines().map(|line| line.strip_prefix("debezium.").unwrap_or(line));
-    format!("Debezium Server {VERSION}: {}", set.collect::<Vec<_>>().join(", "))
-}
-
 async fn wal(connection: &mut PgConnection) -> Result<f64> {
     let bytes = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8";
     Ok(sqlx::query_scalar(bytes).fetch_one(connection).await?)
@@ -242,27 +249,32 @@ fn start(java: &Path, jars: &Path, settings: &str) -> Result<Running> {
 }
 
 /// A Java that it runs on; newer than the one that Kafka needs.
-fn find_java() -> Result<PathBuf> {
+struct Java {
+    program: PathBuf,
+    /// As it says itself: `openjdk 21.0.7 2025-04-15`.
+    version: String,
+}
+
+fn find_java() -> Result<Java> {
     let of_home = env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin/java"));
-    let installed = fs::read_dir("/usr/lib/jvm").into_iter().flatten().flatten();
-    let installed = installed.map(|entry| entry.path().join("bin/java"));
-    let is_new_enough = |java: &PathBuf| {
-        let printed = Command::new(java).arg("--version").output();
-        let printed = printed.map_or_else(
-            |_| String::new(),
-            |output| String::from_utf8_lossy(&output.stdout).into(),
-        );
-        let major = printed
-            .split([' ', '.'])
-            .nth(1)
-            .and_then(|major| major.parse::<u32>().ok());
-        major.is_some_and(|major| major >= OLDEST_JAVA)
+    let mut installed: Vec<_> = fs::read_dir("/usr/lib/jvm")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("bin/java"))
+        .collect();
+    installed.sort();
+    let new_enough = |program: PathBuf| {
+        let printed = Command::new(&program).arg("--version").output().ok()?;
+        let version = String::from_utf8_lossy(&printed.stdout).lines().next()?.to_owned();
+        let major: u32 = version.split([' ', '.']).nth(1)?.parse().ok()?;
+        (major >= OLDEST_JAVA).then_some(Java { program, version })
     };
     of_home
         .into_iter()
         .chain(["java".into()])
         .chain(installed)
-        .find(is_new_enough)
+        .find_map(new_enough)
         .with_context(|| format!("Debezium Server {VERSION} needs Java {OLDEST_JAVA} or newer: set JAVA_HOME"))
 }
 

@@ -21,6 +21,14 @@ use tokio::sync::Notify;
 
 use crate::stack::Stack;
 
+/// Records that librdkafka takes before it says that it is full.
+static QUEUED: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| {
+    std::env::var("QUEUED")
+        .ok()
+        .and_then(|q| q.parse().ok())
+        .unwrap_or(32_768)
+});
+
 /// Records that are waited for together.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -34,6 +42,15 @@ impl Batch {
         let batch = Self::default();
         batch.left.store(records, Ordering::Relaxed);
         Arc::new(batch)
+    }
+
+    fn delivered(&self, result: &DeliveryResult<'_>) {
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.done.notify_one();
+        }
     }
 
     /// Waits until every record is acknowledged.
@@ -60,12 +77,7 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Arc<Batch>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
-        if result.is_err() {
-            batch.failed.store(true, Ordering::Relaxed);
-        }
-        if batch.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            batch.done.notify_one();
-        }
+        batch.delivered(result);
     }
 }
 
@@ -79,42 +91,13 @@ pub struct Producer {
 impl Producer {
     /// Warmed up: it knows the topic.
     pub fn new(stack: &Stack, topic: &str) -> Result<Self> {
-        let mut config = stack.kafka_client();
-        for (key, value) in [
-            ("enable.idempotence", "true"),
-            ("acks", "all"),
-            ("max.in.flight.requests.per.connection", "5"),
-            ("message.timeout.ms", "0"),
-            ("partitioner", "murmur2_random"),
-            // As the service has it.
-            ("linger.ms", "0"),
-            // Three times the service's: nothing but librdkafka itself is to bound the ceiling.
-            ("queue.buffering.max.messages", "100000"),
-        ] {
-            config.set(key, value);
-        }
-        let inner: ThreadedProducer<Context> =
-            rdkafka::config::FromClientConfigAndContext::from_config_and_context(&config, Context)?;
-        inner.client().fetch_metadata(Some(topic), Duration::from_secs(10))?;
         Ok(Self {
-            inner: Arc::new(inner),
+            inner: Arc::new(producer(stack, topic, Context)?),
             topic: topic.to_owned(),
         })
     }
 
-    /// Hands over a record that lies ready; when librdkafka's queue is full, waits for room. Blocks for moments.
-    pub fn send_prepared(&self, record: &Prepared, batch: &Arc<Batch>) -> Result<()> {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (key, value) in &record.headers {
-            headers = headers.insert(Header {
-                key,
-                value: Some(value),
-            });
-        }
-        self.hand_over(&record.key, &record.payload, headers, batch)
-    }
-
-    /// The same from a row, as the service does it: headers are formatted into librdkafka's memory.
+    /// Hands over a row's record, as the service does it: headers are formatted into librdkafka's memory.
     pub fn send(&self, message: &OutboxMessage, batch: &Arc<Batch>) -> Result<()> {
         let mut headers = Some(OwnedHeaders::new_with_capacity(10));
         for_each_header(message, |key, value| {
@@ -127,23 +110,103 @@ impl Producer {
         });
         let mut key = uuid::Uuid::encode_buffer();
         let key = message.key.hyphenated().encode_lower(&mut key);
-        self.hand_over(key, &message.payload, headers.unwrap_or_default(), batch)
+        let record = BaseRecord::with_opaque_to(&self.topic, batch.clone())
+            .key(key as &str)
+            .payload(message.payload.as_slice())
+            .headers(headers.unwrap_or_default());
+        hand_over(&self.inner, record)
+    }
+}
+
+/// The same producer with nothing around it: it counts what is acknowledged, and that is all.
+pub struct Alone {
+    inner: ThreadedProducer<Counting>,
+    topic: String,
+    all: Arc<Batch>,
+}
+
+impl Alone {
+    /// For so many records. Warmed up.
+    pub fn new(stack: &Stack, topic: &str, records: usize) -> Result<Self> {
+        let all = Batch::of(records);
+        Ok(Self {
+            inner: producer(stack, topic, Counting(all.clone()))?,
+            topic: topic.to_owned(),
+            all,
+        })
     }
 
-    fn hand_over(&self, key: &str, payload: &[u8], headers: OwnedHeaders, batch: &Arc<Batch>) -> Result<()> {
-        let mut sent = BaseRecord::with_opaque_to(&self.topic, batch.clone())
-            .key(key)
-            .payload(payload)
+    /// Hands over a record that lies ready.
+    pub fn send(&self, record: &Prepared) -> Result<()> {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header {
+                key,
+                value: Some(value),
+            });
+        }
+        let record = BaseRecord::to(&self.topic)
+            .key(record.key.as_str())
+            .payload(record.payload.as_slice())
             .headers(headers);
-        loop {
-            match self.inner.send(sent) {
-                Ok(()) => return Ok(()),
-                Err((error, back)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
-                    sent = back;
-                    std::thread::sleep(Duration::from_micros(500));
-                }
-                Err((error, _)) => return Err(error.into()),
+        hand_over(&self.inner, record)
+    }
+
+    /// Waits until every record is acknowledged.
+    pub async fn done(&self) -> Result<()> {
+        self.all.done().await
+    }
+}
+
+struct Counting(Arc<Batch>);
+
+impl ClientContext for Counting {
+    fn error(&self, error: KafkaError, reason: &str) {
+        Context.error(error, reason);
+    }
+}
+
+impl ProducerContext for Counting {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        self.0.delivered(result);
+    }
+}
+
+fn producer<C: ProducerContext + 'static>(stack: &Stack, topic: &str, context: C) -> Result<ThreadedProducer<C>> {
+    let mut config = stack.kafka_client();
+    for (key, value) in [
+        ("enable.idempotence", "true"),
+        ("acks", "all"),
+        ("max.in.flight.requests.per.connection", "5"),
+        ("message.timeout.ms", "0"),
+        ("partitioner", "murmur2_random"),
+        // As the service has it.
+        ("linger.ms", "0"),
+        ("queue.buffering.max.messages", &QUEUED.to_string()),
+    ] {
+        config.set(key, value);
+    }
+    let producer: ThreadedProducer<C> =
+        rdkafka::config::FromClientConfigAndContext::from_config_and_context(&config, context)?;
+    producer.client().fetch_metadata(Some(topic), Duration::from_secs(10))?;
+    Ok(producer)
+}
+
+/// When librdkafka's queue is full, waits for room. Blocks for moments.
+fn hand_over<C: ProducerContext + 'static>(
+    producer: &ThreadedProducer<C>,
+    mut record: BaseRecord<'_, str, [u8], C::DeliveryOpaque>,
+) -> Result<()> {
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((error, back)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                record = back;
+                std::thread::sleep(Duration::from_micros(500));
             }
+            Err((error, _)) => return Err(error.into()),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     report::{Report, Sample, Wanted},
     settings::Settings,
     stack::{Database, Stack, dispatcher},
-    usage::{Cpu, peak_resident},
+    usage::peak_resident,
     watch::reader,
 };
 
@@ -75,8 +75,8 @@ async fn replay(stack: &Stack, count: i64) -> Result<Sample> {
     .await?;
     drained.stop().await?;
     let mut service = stack.service(&database, &topic, "relay", Delivery::AtLeastOnce)?;
-    wait_for_leader(&mut connection, &service.listen).await?;
-    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
+    service.leads(&mut connection).await?;
+    let before = stack.mark().await?;
     let began = Instant::now();
     let id = tokio::task::block_in_place(|| create(&database))?;
     let created = began.elapsed().as_secs_f64();
@@ -86,7 +86,7 @@ async fn replay(stack: &Stack, count: i64) -> Result<Sample> {
     drain::wait_for(&look, 2 * count, || service.check()).await?;
     wait_for_receipts(&mut connection, id, count).await?;
     let seconds = began.elapsed().as_secs_f64();
-    let (cpu, wal) = (Cpu::now()? - cpu, stack.wal().await? - wal);
+    let used = stack.mark().await?.since(before);
     let resident = peak_resident(service.pid())? / MIB;
     ensure!(
         look.count()? == 2 * count,
@@ -102,33 +102,10 @@ async fn replay(stack: &Stack, count: i64) -> Result<Sample> {
     drop(connection);
     stack.drop_database(&database.name).await?;
     stack.delete_topic(&topic).await?;
-    Ok(Sample {
-        rate: count as f64 / seconds,
-        cpu: cpu.per_thousand(count as f64),
-        wal: wal / count as f64,
-        others: [
-            ("create_s".to_owned(), created),
-            ("replay_s".to_owned(), seconds),
-            ("peak_rss_MiB".to_owned(), resident),
-        ]
-        .into(),
-    })
-}
-
-/// Until the service of this name leads.
-async fn wait_for_leader(connection: &mut PgConnection, name: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while sqlx::query_scalar::<_, Option<String>>("select leader from outbox_overview")
-        .fetch_one(&mut *connection)
-        .await?
-        .is_none_or(|leader| leader != name)
-    {
-        if Instant::now() > deadline {
-            bail!("the service does not lead");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
+    Ok(Sample::new(count as f64 / seconds, count as f64, used)
+        .with("create_s", created)
+        .with("replay_s", seconds)
+        .with("peak_rss_MiB", resident))
 }
 
 /// As an operator does it.

@@ -17,7 +17,7 @@ use crate::{
     run::Run,
     settings::{GOALS, Settings},
     stack::Stack,
-    usage::Cpu,
+    usage::{Cpu, Used},
 };
 
 /// One run of one side.
@@ -27,10 +27,32 @@ pub struct Sample {
     pub rate: f64,
     /// CPU seconds per 1,000 jobs.
     pub cpu: Cpu,
+    /// Processors that all who take part kept busy while it lasted.
+    pub cores: f64,
     /// Bytes of WAL a job.
     pub wal: f64,
     /// Other figures, by name with unit: `p99_ms`.
     pub others: BTreeMap<String, f64>,
+}
+
+impl Sample {
+    /// Of `jobs` jobs, at this rate.
+    pub fn new(rate: f64, jobs: f64, used: Used) -> Self {
+        Self {
+            rate,
+            cpu: used.cpu.per_thousand(jobs),
+            cores: used.cpu.total() / used.seconds,
+            wal: used.wal / jobs,
+            others: BTreeMap::new(),
+        }
+    }
+
+    /// With another figure.
+    #[must_use]
+    pub fn with(mut self, name: &str, figure: f64) -> Self {
+        self.others.insert(name.to_owned(), figure);
+        self
+    }
 }
 
 /// What is compared: ours or a baseline.
@@ -128,8 +150,10 @@ pub struct Figure {
     pub rounds: Vec<f64>,
     /// Key of [`Report::sides`]: its use of the machine is what bounds the figure.
     pub ours: String,
-    /// The other side, where both are rates.
+    /// The other side, where both are rates of the same work.
     pub theirs: Option<String>,
+    /// What bounds it, where the use of the machine does not say it.
+    pub bound: Option<String>,
     pub run: String,
 }
 
@@ -173,12 +197,11 @@ pub struct Fact {
 pub struct Report {
     pub figures: Vec<Figure>,
     pub sides: BTreeMap<String, Side>,
-    #[serde(default)]
     pub growth: BTreeMap<String, Growth>,
-    #[serde(default)]
     pub facts: BTreeMap<String, Fact>,
-    #[serde(default)]
     pub cells: Vec<Measured>,
+    /// What could not be measured, and why.
+    pub absent: BTreeMap<String, String>,
     pub runs: BTreeMap<String, Run>,
     /// The run that is going on.
     #[serde(skip)]
@@ -204,6 +227,7 @@ impl Report {
             samples: samples.to_vec(),
             run: self.run.clone(),
         };
+        self.absent.remove(name);
         self.sides.insert(name.to_owned(), side);
     }
 
@@ -263,6 +287,23 @@ impl Report {
         }
     }
 
+    /// Says what bounds a figure of this run.
+    pub fn bound(&mut self, goal: &str, what: &str, bound: &str) {
+        for figure in &mut self.figures {
+            if figure.goal == goal && figure.what == what {
+                figure.bound = Some(bound.to_owned());
+            }
+        }
+    }
+
+    /// Says that something could not be measured here, and goes on.
+    pub fn absent(&mut self, what: &str, why: &anyhow::Error) {
+        println!("{what} is not measured: {why:#}");
+        if !self.sides.contains_key(what) {
+            self.absent.insert(what.to_owned(), format!("{why:#}"));
+        }
+    }
+
     /// Adds, or replaces, a figure, and prints it.
     pub fn figure(&mut self, goal: &str, what: &str, wanted: Wanted, rounds: Vec<f64>, ours: &str) {
         let figure = Figure {
@@ -272,6 +313,7 @@ impl Report {
             rounds,
             ours: ours.to_owned(),
             theirs: None,
+            bound: None,
             run: self.run.clone(),
         };
         let shown = median(&figure.rounds);

@@ -36,10 +36,7 @@ impl Run {
         Ok(Self {
             command: settings.command(),
             at: chrono::Utc::now().format("%Y-%m-%d %H:%M:%SZ").to_string(),
-            commit: printed(
-                "git",
-                &["-C", &root().display().to_string(), "describe", "--always", "--dirty"],
-            ),
+            commit: commit(),
             machine: machine(),
             versions: format!(
                 "PostgreSQL {postgres} ({}), Redis {}, Apache Kafka {} on {}, librdkafka {}, {}",
@@ -57,6 +54,16 @@ impl Run {
                 .unwrap_or_default(),
         })
     }
+}
+
+/// The commit that was measured; with `-dirty` when something was changed that is measured or that measures.
+fn commit() -> String {
+    let directory = root().display().to_string();
+    let at = printed("git", &["-C", &directory, "describe", "--always"]);
+    let built = ["src", "benches", "migrations", "Cargo.toml", "Cargo.lock"];
+    let status = ["-C", &directory, "status", "--porcelain", "--"];
+    let changed = printed("git", &[&status[..], &built].concat());
+    if changed.is_empty() { at } else { format!("{at}-dirty") }
 }
 
 fn machine() -> String {

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 pub const GOALS: [&str; 17] = [
     "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "E1", "E2", "N1", "N2", "LISTS", "REPLAY",
 ];
-/// What is measured beside them: peers (for G4), growth, memory, and the time to start.
-pub const BESIDE: [&str; 5] = ["PEER", "WATERMILL", "GROWTH", "MEMORY", "START"];
+/// What is measured beside them: peers (for G4), growth, what else a job costs, memory, and the time to start.
+pub const BESIDE: [&str; 6] = ["PEER", "WATERMILL", "GROWTH", "COSTS", "MEMORY", "START"];
 /// Measured only when it is named: the cells of a public benchmark, which have a command of their own, `make cells`.
 pub const APART: [&str; 1] = ["CELLS"];
 
@@ -36,7 +36,7 @@ impl Settings {
         };
         let settings = Self {
             only,
-            rounds: number("ROUNDS", 5)?,
+            rounds: number("ROUNDS", 10)?,
             backlog: number("BACKLOG", 1_000_000)?,
             seconds: Duration::from_secs(number("SECONDS", 10)?),
             out: env::var_os("OUT").map_or_else(|| root().join("docs"), PathBuf::from),
@@ -67,6 +67,12 @@ impl Settings {
             self.seconds.as_secs()
         )
     }
+}
+
+/// In which order a round's sides have their turn: each round begins with another one, for whoever goes after a certain
+/// side may have it harder.
+pub fn turns(round: usize, sides: usize) -> impl Iterator<Item = usize> {
+    (0..sides).map(move |n| (n + round - 1) % sides)
 }
 
 /// The repository.

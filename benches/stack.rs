@@ -33,6 +33,7 @@ use tokio::sync::Mutex;
 use crate::{
     backlog::{self, Kind},
     settings::root,
+    usage::Mark,
 };
 
 /// Partitions of every topic.
@@ -239,6 +240,11 @@ impl Stack {
         Ok(sqlx::query_scalar(bytes).fetch_one(&mut self.admin().await?).await?)
     }
 
+    /// What was used up to now.
+    pub async fn mark(&self) -> Result<Mark> {
+        Mark::now(self.wal().await?)
+    }
+
     /// Starts `dispatcher serve` with its default settings on this database and topic. It is not waited for.
     pub fn service(&self, database: &Database, topic: &str, role: &str, delivery: Delivery) -> Result<Service> {
         let address = || Ok::<_, anyhow::Error>(format!("127.0.0.1:{}", free_port()?));
@@ -293,6 +299,23 @@ pub struct Service {
 impl Service {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until it leads; `connection` is to its database.
+    pub async fn leads(&mut self, connection: &mut PgConnection) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while sqlx::query_scalar::<_, Option<String>>("select leader from outbox_overview")
+            .fetch_one(&mut *connection)
+            .await?
+            .is_none_or(|leader| leader != self.listen)
+        {
+            self.check()?;
+            if Instant::now() > deadline {
+                bail!("the service does not lead: see {}", log_path().display());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     /// Waits until `/readyz` says 200.

@@ -1,10 +1,10 @@
-//! What the operating system says of each process: CPU time and resident memory, from /proc.
+//! What a measurement uses: CPU time and resident memory as the operating system tells them, from /proc, and WAL.
 
 use std::{
     collections::BTreeSet,
     fs,
     ops::{Add, Sub},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -59,16 +59,6 @@ impl Cpu {
         Ok(cpu)
     }
 
-    /// The work of this process counts as the service's: it is the relay that is compared.
-    #[must_use]
-    pub fn client_is_service(self) -> Self {
-        Self {
-            service: self.service + self.client,
-            client: 0.0,
-            ..self
-        }
-    }
-
     /// Of `jobs` jobs, for each thousand of them.
     #[must_use]
     pub fn per_thousand(self, jobs: f64) -> Self {
@@ -113,6 +103,56 @@ impl Add for Cpu {
             client: self.client + other.client,
             elsewhere: self.elsewhere + other.elsewhere,
         }
+    }
+}
+
+/// What was used up to an instant.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    cpu: Cpu,
+    /// Bytes of WAL written so far.
+    wal: f64,
+    at: Instant,
+}
+
+impl Mark {
+    /// Now; what PostgreSQL has written is asked by the caller.
+    pub fn now(wal: f64) -> Result<Self> {
+        Ok(Self {
+            cpu: Cpu::now()?,
+            wal,
+            at: Instant::now(),
+        })
+    }
+
+    /// From an earlier mark to this one.
+    pub fn since(self, earlier: Self) -> Used {
+        Used {
+            cpu: self.cpu - earlier.cpu,
+            wal: self.wal - earlier.wal,
+            seconds: (self.at - earlier.at).as_secs_f64(),
+        }
+    }
+}
+
+/// What was used between two marks.
+#[derive(Debug, Clone, Copy)]
+pub struct Used {
+    pub cpu: Cpu,
+    pub wal: f64,
+    pub seconds: f64,
+}
+
+impl Used {
+    /// The work of this process counts as the service's: it is the relay that is compared.
+    #[must_use]
+    pub fn client_is_service(self) -> Self {
+        let cpu = Cpu {
+            service: self.cpu.service + self.cpu.client,
+            client: 0.0,
+            ..self.cpu
+        };
+        Self { cpu, ..self }
     }
 }
 

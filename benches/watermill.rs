@@ -7,7 +7,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sqlx::Executor;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     report::Sample,
     settings::root,
     stack::Stack,
-    usage::{Cpu, own},
+    usage::own,
 };
 
 /// How many messages it drains.
@@ -28,22 +28,18 @@ const COMMITTED: i64 = 1000;
 pub const TUNED: &str = "20000 messages for Watermill 1.5.1 (watermill-sql 4.1.2, watermill-kafka 3.0.6): SubscribeBatchSize=1000, \
     PollInterval=10ms, RequiredAcks=WaitForAll, Idempotent=true, MaxOpenRequests=1";
 
-/// Builds it. False where that cannot be done: then there is nothing to compare with.
-pub fn build() -> bool {
+/// Builds it.
+pub fn build() -> Result<()> {
     let program = root().join(".dev/bench/watermill");
     let built = Command::new("go")
         .args(["build", "-o"])
         .arg(&program)
         .arg(".")
         .current_dir(root().join("benches/watermill"))
-        .status();
-    match built {
-        Ok(status) if status.success() => true,
-        failed => {
-            println!("Watermill is not measured: go build in benches/watermill: {failed:?}");
-            false
-        }
-    }
+        .status()
+        .context("Go builds it")?;
+    ensure!(built.success(), "go build in benches/watermill: {built}");
+    Ok(())
 }
 
 /// Drains a backlog.
@@ -87,18 +83,15 @@ pub async fn drain(stack: &Stack) -> Result<Sample> {
     connection.execute("checkpoint").await?;
 
     let look = Topic::new(stack, &topic)?;
-    let (cpu, wal) = (Cpu::now()?, stack.wal().await?);
+    let before = stack.mark().await?;
     let mut forwarder = Running::start("watermill", &mut program())?;
     drain::wait_for(&look, BACKLOG, || forwarder.check()).await?;
-    let (of_forwarder, cpu) = (own(forwarder.pid())?, Cpu::now()? - cpu);
-    let wal = stack.wal().await? - wal;
+    let of_forwarder = own(forwarder.pid())?;
+    let mut used = stack.mark().await?.since(before);
     drop(forwarder);
-    let cpu = Cpu {
-        service: cpu.service + of_forwarder,
-        elsewhere: cpu.elsewhere - of_forwarder,
-        ..cpu
-    };
-    let sample = drain::sample(&look, (0, BACKLOG), false, cpu, wal)?;
+    used.cpu.service += of_forwarder;
+    used.cpu.elsewhere -= of_forwarder;
+    let sample = drain::sample(&look, (0, BACKLOG), false, used)?;
     let (value, headers) = look.one()?;
     if value != payload().as_bytes() || !headers.contains(&"ce_id".to_owned()) {
         bail!(
