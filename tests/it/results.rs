@@ -134,6 +134,14 @@ async fn what_cannot_be_applied_is_put_aside_once_and_stops_nobody() {
     let mut poison = failed(job_id);
     poison["error"] = json!("a\u{0}b");
     content.result(job_id, &poison).await;
+    // What refuses these names what it refuses, and PostgreSQL's text cannot hold that.
+    for unreadable in [
+        json!({"jobId": job_id, "status": "A\u{0}"}),
+        json!({"jobId": "\u{0}", "status": "FAILED"}),
+        json!({"jobId": job_id, "status": "COMPLETED", "images": [{"style": "\u{0}", "url": "x"}]}),
+    ] {
+        content.result(job_id, &unreadable).await;
+    }
     content.result(job_id, &completed(job_id)).await;
     eventually("the good one is applied", PATIENCE, async || {
         let seen = body(&app, job_id, &token).await;
@@ -144,12 +152,23 @@ async fn what_cannot_be_applied_is_put_aside_once_and_stops_nobody() {
         }
     })
     .await;
-    let reasons: Vec<_> = dead_letters(&stage.pool, 4)
+    let reasons: Vec<_> = dead_letters(&stage.pool, 7)
         .await
         .into_iter()
         .map(|(reason, _)| reason)
         .collect();
-    assert_eq!(reasons, ["malformed", "unknown-job", "unknown-job", "malformed"]);
+    assert_eq!(
+        reasons,
+        [
+            "malformed",
+            "unknown-job",
+            "unknown-job",
+            "malformed",
+            "malformed",
+            "malformed",
+            "malformed"
+        ]
+    );
     let metrics = app.metrics().await;
     assert!(
         metrics.contains("job_results_total{outcome=\"unknown-job\"} 2"),

@@ -5,9 +5,15 @@ use serde_json::Value;
 use super::reading::read;
 
 /// A record's value: a result that is taken has a status that is known, fits into PostgreSQL, and says no more and no
-/// less than the record.
+/// less than the record. Why another is refused fits, too.
 pub fn result(data: &[u8]) {
-    let Ok(result) = read(Some(data)) else { return };
+    let result = match read(Some(data)) {
+        Ok(result) => result,
+        Err(error) => {
+            assert!(!error.contains('\0'), "PostgreSQL's text cannot hold why: {error:?}");
+            return;
+        }
+    };
     // What nobody reads may be half a character, `"\ud800"`, which a whole value may not have.
     let Ok(said) = serde_json::from_slice::<Value>(data) else {
         return;

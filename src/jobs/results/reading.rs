@@ -25,7 +25,7 @@ pub struct Answer<'a> {
 pub struct Aside<'a> {
     pub record: &'a OwnedMessage,
     pub reason: Reason,
-    /// In words.
+    /// In words, which PostgreSQL's text can hold.
     pub error: String,
 }
 
@@ -85,10 +85,11 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Reads a record's value.
+/// Reads a record's value. Why it is refused is a text that PostgreSQL can hold.
 pub(super) fn read(value: Option<&[u8]>) -> Result<ImageJobResult, String> {
     let result: ImageJobResult = messages::read_value(value.ok_or("the value is null")?)
-        .map_err(|e| format!("the value is not a result: {e}"))?;
+        // It names what stands there, which may have a character that PostgreSQL has not.
+        .map_err(|e| format!("the value is not a result: {e}").replace('\0', r"\0"))?;
     // PostgreSQL has no such character, so the record could never be applied.
     let texts = result.images.iter().map(|image| &image.url).chain(&result.error);
     if texts.into_iter().any(|text| text.contains('\0')) {
@@ -130,5 +131,18 @@ mod tests {
             refused(&good.replace("\"new\": 1", r#""error": "a\u0000b""#)),
             "a text has the character U+0000"
         );
+    }
+
+    #[test]
+    fn why_a_record_is_refused_is_a_text_that_postgresql_can_hold() {
+        let id = Uuid::now_v7();
+        for text in [
+            &format!(r#"{{"jobId": "{id}", "status": "A\u0000"}}"#),
+            r#"{"jobId": "\u0000", "status": "FAILED"}"#,
+            &format!(r#"{{"jobId": "{id}", "status": "COMPLETED", "images": [{{"style": "\u0000", "url": "x"}}]}}"#),
+        ] {
+            let error = read(Some(text.as_bytes())).unwrap_err();
+            assert!(!error.contains('\0') && error.contains(r"\0"), "{text}: {error:?}");
+        }
     }
 }
