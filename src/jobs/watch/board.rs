@@ -31,6 +31,8 @@ pub(super) struct Board {
 struct Job {
     /// What was read last.
     news: watch::Sender<News>,
+    /// Those who have joined and not left. Their receivers are no measure: each lives on a little after it has left.
+    watchers: usize,
     message: Option<i64>,
     /// Counts how often it was marked as changed.
     changes: u64,
@@ -57,24 +59,27 @@ impl Board {
         self.reading
     }
 
-    /// The way to be told of a job, and how often it has changed so far.
+    /// The way to be told of a job, and how often it has changed so far. Whoever joins has to [`leave`](Self::leave).
     pub fn join(&mut self, job_id: Uuid) -> (watch::Receiver<News>, u64) {
         let unread = &mut self.unread;
         let job = self.jobs.entry(job_id).or_insert_with(|| {
             unread.insert(job_id);
             Job {
                 news: watch::Sender::default(),
+                watchers: 0,
                 message: None,
                 changes: 0,
             }
         });
+        job.watchers += 1;
         (job.news.subscribe(), job.changes)
     }
 
-    /// Forgets a job whose last watcher goes. To be called while that one still has its receiver.
+    /// One watcher of a job goes; with the last one the job is forgotten.
     pub fn leave(&mut self, job_id: Uuid) {
-        let Some(job) = self.jobs.get(&job_id) else { return };
-        if job.news.receiver_count() > 1 {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        job.watchers -= 1;
+        if job.watchers > 0 {
             return;
         }
         if let Some(message) = job.message {
@@ -284,5 +289,17 @@ mod tests {
         assert!(board.jobs.is_empty() && board.messages.is_empty() && board.changed.is_empty());
         board.tell(reading, vec![found(id, 1, JobStatus::Pending)]);
         assert!(board.messages.is_empty());
+    }
+
+    #[test]
+    fn of_watchers_that_go_together_nothing_is_left() {
+        let mut board = Board::default();
+        let id = Uuid::from_u128(1);
+        let watchers = [board.join(id), board.join(id)];
+        // Both have left before the receiver of either is gone.
+        board.leave(id);
+        board.leave(id);
+        drop(watchers);
+        assert!(board.jobs.is_empty() && board.unread.is_empty());
     }
 }
