@@ -11,6 +11,7 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream};
+use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::{ApiState, catalogue::Code, edge::AboutJob, id, jobs::found, problem::Problem};
@@ -18,6 +19,9 @@ use crate::jobs::{status::JobView, watch::Watcher};
 
 /// A client that finds no place is told to come back after so many seconds.
 const RETRY_AFTER_SECONDS: u64 = 5;
+/// A stream ends after so long, or when its token expires, and the client connects again: a lost client, or a user who
+/// is one no more, is out.
+const STREAM: Duration = Duration::from_mins(10);
 /// Between signs of life on a stream that has nothing to tell.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a client waits before it connects again.
@@ -42,7 +46,8 @@ struct JobEvent {
 ///
 /// Server-sent events named `status`: `data` is the body of `GET /api/jobs/{jobId}`, `id` what to resume by.
 /// The first one comes at once, unless `Last-Event-ID` says that it is known. The stream ends after a final
-/// status. When the service stops it ends too: connect again with `Last-Event-ID`.
+/// status. It ends too when the token expires, after ten minutes, and when the service stops: connect again with
+/// `Last-Event-ID`.
 #[utoipa::path(
     get, path = "/api/jobs/{jobId}/events", operation_id = "follow_job", tag = "jobs",
     params(
@@ -65,10 +70,11 @@ pub(super) async fn follow(
     Path(job_id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let user_id = api.identify(&headers).await?;
+    let (user_id, left) = api.identify_for(&headers).await?;
+    let end = Instant::now() + left.min(STREAM);
     let job_id = id::parse("the job's id", &job_id)?;
     // First: what changes from here on is not missed.
-    let watcher = api.watch.join(job_id);
+    let watcher = api.watch.join(job_id, user_id);
     let job = found(api.status.read(job_id, user_id).await, job_id)?;
     let known = known_event(&headers);
     if job.status.is_final() && known.as_deref() == Some(&*event_id(&job)) {
@@ -85,6 +91,7 @@ pub(super) async fn follow(
         first: Some(job),
         known,
         ended: false,
+        end,
     };
     // nginx would keep the events until it has a buffer full of them.
     let unbuffered = (
@@ -127,6 +134,8 @@ struct Follower {
     /// The id of the last event that the client has.
     known: Option<String>,
     ended: bool,
+    /// When the client has to connect again.
+    end: Instant,
 }
 
 impl Follower {
@@ -137,12 +146,12 @@ impl Follower {
         })
     }
 
-    /// `None`: the status was final, or the service stops.
+    /// `None`: the status was final, the time is up, or the service stops.
     async fn next(&mut self) -> Option<Event> {
         while !self.ended {
             let job = match self.first.take() {
                 Some(job) => Arc::new(job),
-                None => self.watcher.next().await?,
+                None => timeout_at(self.end, self.watcher.next()).await.ok()??,
             };
             let id = event_id(&job);
             if self.known.as_ref() == Some(&id) {

@@ -28,7 +28,7 @@ pub mod rate_limit;
 mod request_id;
 mod trace_context;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -82,6 +82,13 @@ impl ApiState {
         let principal = self.authenticator.authenticate(headers).await?;
         self.rate_limit.check(principal.user_id)?;
         Ok(principal.user_id)
+    }
+
+    /// As [`identify`](Self::identify), and for how long yet the caller's token is good.
+    async fn identify_for(&self, headers: &HeaderMap) -> Result<(Uuid, Duration), Problem> {
+        let (principal, left) = self.authenticator.authenticate_for(headers).await?;
+        self.rate_limit.check(principal.user_id)?;
+        Ok((principal.user_id, left))
     }
 }
 

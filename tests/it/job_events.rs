@@ -1,9 +1,10 @@
 //! `GET /api/jobs/{jobId}/events`.
 
+use chrono::Utc;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{App, PATIENCE, Stage, content::ContentService, drafts, eventually, token_for};
+use crate::support::{App, PATIENCE, Stage, content::ContentService, drafts, eventually, token_for, token_with};
 
 /// A client of the stream, and what has arrived of it.
 struct Events {
@@ -129,6 +130,34 @@ async fn a_stream_tells_each_change_resumes_and_ends_after_a_final_status() {
     assert_eq!(over.answer.status(), 204, "nothing to reconnect for");
     let stranger = Events::open(&app, job_id, &token_for(Uuid::new_v4()), None).await;
     assert_eq!(stranger.answer.status(), 404);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_expires_and_is_resumed_with_another() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let job_id = app.accept(draft, &token_for(user)).await;
+    let short = token_with(&json!({"sub": user, "exp": Utc::now().timestamp() + 1}));
+    let mut events = Events::open(&app, job_id, &short, None).await;
+    let (mut known, _) = events.next().await.expect("an event");
+    // The job is never answered: nothing else ends it.
+    let ended = tokio::time::timeout(PATIENCE, async {
+        while let Some((id, _)) = events.next().await {
+            known = id;
+        }
+    });
+    ended.await.expect("the stream ends with its token");
+    let refused = Events::open(&app, job_id, &short, Some(&known)).await;
+    assert_eq!(refused.answer.status(), 401);
+
+    let mut resumed = Events::open(&app, job_id, &token_for(user), Some(&known)).await;
+    assert_eq!(resumed.answer.status(), 200);
+    let content = ContentService::on(&stage).await;
+    let failed = json!({"jobId": job_id, "status": "FAILED", "images": [], "error": "no ink"});
+    content.result(job_id, &failed).await;
+    resumed.until("FAILED").await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What a token claims, once its signature holds.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -85,6 +87,11 @@ impl Verified {
         } else {
             Ok(())
         }
+    }
+
+    /// For how long after `now` the token is good, as [`check_times`](Self::check_times) sees it.
+    pub(super) fn left(&self, now: f64) -> Duration {
+        Duration::try_from_secs_f64((self.expires + LEEWAY_SECONDS - now).max(0.0)).unwrap_or(Duration::MAX)
     }
 }
 

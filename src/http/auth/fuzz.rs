@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Authenticator, Role, bearer, keys::Choice, keys::KeySet};
+use super::{Authenticator, Role, bearer, claims::Verified, keys::Choice, keys::KeySet};
 use crate::config::Auth;
 
 const SECRET: &str = "12345678901234567890123456789012";
@@ -38,7 +38,7 @@ pub fn token(data: &[u8]) {
     };
     let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
     let Ok(token) = bearer(&headers) else { return };
-    if let Ok(principal) = OURS.verify(token, NOW) {
+    if let Ok(Verified { principal, .. }) = OURS.verify(token, NOW) {
         let (signed, signature) = token.rsplit_once('.').expect("it has three parts");
         assert_eq!(signature, sign(signed), "a signature that is not ours");
         let claims = signed.split_once('.').expect("it has three parts").1;
@@ -53,7 +53,7 @@ pub fn claims(data: &[u8]) {
     let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
     let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(data));
     let token = format!("{signed}.{}", sign(&signed));
-    let Ok(principal) = OURS.verify(&token, NOW) else {
+    let Ok(Verified { principal, .. }) = OURS.verify(&token, NOW) else {
         return;
     };
     hold(data, principal.user_id, principal.role);

@@ -192,8 +192,18 @@ impl Authenticator {
         self.authenticate_token(bearer(headers)?).await
     }
 
+    /// Who calls, as [`Authenticator::authenticate`] says, and for how long yet the token is good.
+    pub async fn authenticate_for(&self, headers: &HeaderMap) -> Result<(Principal, Duration), AuthError> {
+        let verified = self.verify_or_wait(bearer(headers)?).await?;
+        Ok((verified.principal, verified.left(now())))
+    }
+
     /// Who calls, by a token that came another way, such as a cookie. Waits as [`Authenticator::authenticate`] does.
     pub async fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
+        Ok(self.verify_or_wait(token).await?.principal)
+    }
+
+    async fn verify_or_wait(&self, token: &str) -> Result<Verified, AuthError> {
         match self.verify(token, now()) {
             Err(AuthError::UnknownKey | AuthError::KeysUnavailable) => {
                 self.wait_for_reading().await;
@@ -203,14 +213,14 @@ impl Authenticator {
         }
     }
 
-    fn verify(&self, token: &str, now: f64) -> Result<Principal, AuthError> {
+    fn verify(&self, token: &str, now: f64) -> Result<Verified, AuthError> {
         let current = self.0.current.load();
         let verified = match current.remembered.get(token) {
             Some(verified) => verified,
             None => self.verify_signature(&current, token, now)?,
         };
         verified.check_times(now)?;
-        Ok(verified.principal)
+        Ok(verified)
     }
 
     fn verify_signature(&self, current: &Current, token: &str, now: f64) -> Result<Verified, AuthError> {

@@ -291,11 +291,28 @@ async fn a_remembered_token_still_expires_and_still_waits_for_its_time() {
     let authenticator = by_secret(&[]).await;
     let at = now();
     let token = hs256(&with(&json!({ "exp": at + 60.0, "nbf": at - 60.0 })));
-    assert_eq!(authenticator.verify(&token, at), Ok(user(Role::User)));
+    let verify = |at| authenticator.verify(&token, at).map(|verified| verified.principal);
+    assert_eq!(verify(at), Ok(user(Role::User)));
     assert_eq!(authenticator.0.current.load().remembered.len(), 1);
-    assert_eq!(authenticator.verify(&token, at + 66.0), Err(AuthError::Expired));
-    assert_eq!(authenticator.verify(&token, at - 66.0), Err(AuthError::NotYetValid));
-    assert_eq!(authenticator.verify(&token, at + 64.0), Ok(user(Role::User)));
+    assert_eq!(verify(at + 66.0), Err(AuthError::Expired));
+    assert_eq!(verify(at - 66.0), Err(AuthError::NotYetValid));
+    assert_eq!(verify(at + 64.0), Ok(user(Role::User)));
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_as_long_as_it_is_said_to_be() {
+    let authenticator = by_secret(&[]).await;
+    let at = now();
+    let token = hs256(&with(&json!({ "exp": at + 60.0 })));
+    let left = authenticator.verify(&token, at).unwrap().left(at).as_secs_f64();
+    assert!(authenticator.verify(&token, at + left - 0.1).is_ok());
+    assert_eq!(
+        authenticator.verify(&token, at + left + 0.1).unwrap_err(),
+        AuthError::Expired
+    );
+
+    let forever = hs256(&with(&json!({ "exp": 1e300 })));
+    assert_eq!(authenticator.verify(&forever, at).unwrap().left(at), Duration::MAX);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod board;
 pub mod elsewhere;
+mod places;
 
 use std::{
     sync::{
@@ -17,18 +18,19 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use self::board::{Board, News};
+use self::{
+    board::{Board, News},
+    places::{Place, Places},
+};
 use super::status::{JobView, StatusError, StatusReader};
 use crate::outbox::notifier::{Notice, Notifier};
 
-/// Clients that wait at the same time: as many as there are connections by default (`http.max_connections`).
-const PLACES: usize = 10_000;
 /// Jobs read by one query.
 const CHUNK: usize = 500;
 /// Between the beginnings of two readings: what changes meanwhile is read together.
@@ -53,7 +55,7 @@ struct Shared {
     changed: Notify,
     /// Other replicas are heard.
     hears: AtomicBool,
-    places: Arc<Semaphore>,
+    places: Places,
     stopping: CancellationToken,
 }
 
@@ -67,7 +69,7 @@ pub struct Watcher {
     changes: u64,
     /// Readings up to this one may be older than what the client has.
     after: u64,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Watch {
@@ -79,7 +81,7 @@ impl Watch {
             board: Mutex::default(),
             changed: Notify::new(),
             hears: AtomicBool::new(false),
-            places: Arc::new(Semaphore::new(PLACES)),
+            places: Places::default(),
             stopping: cancel,
         }));
         let (told, told_of) = (watch.clone(), notifier.subscribe());
@@ -98,11 +100,12 @@ impl Watch {
         watch
     }
 
-    /// Begins to watch a job; `None` when too many clients wait already.
+    /// Begins to watch a job for a client of this user; `None` when too many clients, or too many of the user's, wait
+    /// already.
     ///
     /// Read the job *after* this, then call [`Watcher::has_read`]: what changes from here on is not missed.
-    pub fn join(&self, job_id: Uuid) -> Option<Watcher> {
-        let place = Arc::clone(&self.0.places).try_acquire_owned().ok()?;
+    pub fn join(&self, job_id: Uuid, user_id: Uuid) -> Option<Watcher> {
+        let place = self.0.places.take(user_id)?;
         let mut board = self.0.board.lock();
         let (news, changes) = board.join(job_id);
         let after = board.reading();
@@ -118,7 +121,7 @@ impl Watch {
     }
 
     /// The job, as [`StatusReader::read`], as soon as `is_news` says that it is worth an answer, else when its
-    /// status is final, else when the time is up. Answered at once when too many clients wait already.
+    /// status is final, else when the time is up. Answered at once when there is no place, see [`Watch::join`].
     ///
     /// `is_news` is true of a representation that the client does not have yet; always false for a client
     /// that named none.
@@ -130,7 +133,7 @@ impl Watch {
         is_news: impl Fn(&JobView) -> bool,
     ) -> Result<Option<JobView>, StatusError> {
         let time_is_up = Instant::now() + time;
-        let watcher = self.join(job_id);
+        let watcher = self.join(job_id, user_id);
         let Some(first) = self.0.reader.read(job_id, user_id).await? else {
             return Ok(None);
         };
@@ -157,7 +160,7 @@ impl Watch {
 
     /// Clients that wait now.
     pub fn waiting(&self) -> usize {
-        PLACES - self.0.places.available_permits()
+        self.0.places.taken()
     }
 
     /// Something has changed.
