@@ -154,7 +154,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         "admin listener",
         listener::serve(
             admin,
-            http::admin_router(admin_state, console::document(), console),
+            http::admin_router(admin_state, &console::document(), console),
             listener_options.clone(),
             stop_admin.clone(),
         ),

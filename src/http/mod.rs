@@ -132,7 +132,7 @@ pub fn public_router(state: ApiState) -> Router {
 
 /// The routes of the operators' listener: health, metrics and the API's description (`document`), which need no
 /// token, and those of `console`, which do.
-pub fn admin_router(state: AdminState, document: utoipa::openapi::OpenApi, console: Router) -> Router {
+pub fn admin_router(state: AdminState, document: &utoipa::openapi::OpenApi, console: Router) -> Router {
     let AdminState {
         readiness,
         metrics,

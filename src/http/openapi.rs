@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, Router, routing::get};
+use axum::{Router, http::header, routing::get};
+use bytes::Bytes;
 use serde_json::Value;
 use utoipa::{
     OpenApi,
@@ -119,8 +120,9 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, problems: &[(&str, &[Cod
 }
 
 /// `/openapi.json` and the page under `/docs`, whose scripts and styles are in the binary.
-pub(super) fn routes(document: utoipa::openapi::OpenApi) -> Router {
-    let show = move || async move { Json(document) };
+pub(super) fn routes(document: &utoipa::openapi::OpenApi) -> Router {
+    let text = Bytes::from(serde_json::to_vec(document).expect("a document always serialises"));
+    let show = move || async move { ([(header::CONTENT_TYPE, "application/json")], text) };
     Router::new()
         .route("/openapi.json", get(show))
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none")))

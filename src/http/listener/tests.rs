@@ -32,7 +32,7 @@ impl Server {
             metrics: Metrics::new(),
             max_header_bytes: MAX_HEADER_BYTES,
         };
-        Self::of(admin_router(state, openapi::document(), Router::new())).await
+        Self::of(admin_router(state, &openapi::document(), Router::new())).await
     }
 
     async fn of(router: Router) -> Self {
