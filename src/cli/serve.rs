@@ -118,6 +118,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         max_connections: config.http.max_connections,
         header_timeout: config.http.header_timeout,
         max_header_bytes: config.http.max_header_bytes,
+        write_timeout: listener::WRITE_TIMEOUT,
         drain: config.shutdown.budget / 3,
     };
 

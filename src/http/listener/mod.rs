@@ -1,12 +1,13 @@
 //! The accept loop of both listeners, on hyper itself: `axum::serve` sets no timer, so a client could
 //! send its headers for ever.
 //!
-//! Bounded here: open connections, the time a head may take, the head's size, the time that an end may
-//! take. HTTP/1.1 only; TLS is the proxy's business.
+//! Bounded here: open connections, the time a head may take, the head's size, the time that a client may leave an
+//! answer unread, the time that an end may take. HTTP/1.1 only; TLS is the proxy's business.
 
 mod bare_errors;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::{convert::Infallible, future::poll_fn, io, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
+use unread::Unread;
 
 use super::{catalogue::Code, request_id::RequestId};
 
@@ -35,10 +37,14 @@ pub struct ListenerOptions {
     /// Of all headers together, in bytes. Up to about twice as much is read, to answer 431 with the
     /// request's own id.
     pub max_header_bytes: usize,
+    /// For a client to take something more of an answer that waits for it: [`WRITE_TIMEOUT`].
+    pub write_timeout: Duration,
     /// What requests in flight get to finish in once `cancel` is cancelled; then they are cut off.
     pub drain: Duration,
 }
 
+/// A client that takes nothing of its answer for so long is cut off: it would keep its connection for ever.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// More headers than any honest client sends.
 const MAX_HEADERS: usize = 100;
 /// What the request line may add to the headers.
@@ -109,13 +115,14 @@ async fn serve_connection(stream: TcpStream, router: Router, options: Arc<Listen
         Box::pin(async move { answer.await.map_err(|never: Infallible| never) })
     });
     let head_bytes = 2 * options.max_header_bytes + REQUEST_LINE_BYTES;
+    let io = Unread::new(BareErrors::new(stream), options.write_timeout);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
         .max_headers(MAX_HEADERS)
         .max_header_size(head_bytes)
         .max_buf_size(head_bytes.next_power_of_two())
-        .serve_connection(TokioIo::new(BareErrors::new(stream)), service);
+        .serve_connection(TokioIo::new(io), service);
 
     let ended = tokio::select! {
         biased;
@@ -127,7 +134,7 @@ async fn serve_connection(stream: TcpStream, router: Router, options: Arc<Listen
     };
 
     let parts = connection.into_parts();
-    let mut io = parts.io.into_inner().into_inner();
+    let mut io = parts.io.into_inner().into_inner().into_inner();
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
         // Nothing received is an idle connection and no failed request.

@@ -16,6 +16,9 @@ use crate::{
 };
 
 const MAX_HEADER_BYTES: usize = 4096;
+const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
+/// More than the kernel keeps of an answer for both sides of a connection.
+const LARGE: usize = 32 << 20;
 
 struct Server {
     address: std::net::SocketAddr,
@@ -42,6 +45,7 @@ impl Server {
             max_connections: 2,
             header_timeout: Duration::from_millis(300),
             max_header_bytes: MAX_HEADER_BYTES,
+            write_timeout: WRITE_TIMEOUT,
             drain: Duration::from_secs(5),
         };
         let cancel = CancellationToken::new();
@@ -185,6 +189,32 @@ async fn more_connections_than_allowed_wait_their_turn() {
         started.elapsed()
     );
     drop(holders);
+}
+
+/// A request for a large answer, whose beginning has arrived.
+async fn begin_reading(server: &Server) -> TcpStream {
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"GET /large HTTP/1.1\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    stream.read_exact(&mut [0; 12]).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_their_answers_keep_nobody_out() {
+    let large = get(|| async { vec![b'x'; LARGE] });
+    let server = Server::of(
+        Router::new()
+            .route("/large", large)
+            .route("/quick", get(|| async { "quick" })),
+    )
+    .await;
+    let unread = [begin_reading(&server).await, begin_reading(&server).await];
+    let answer = server.send(b"GET /quick HTTP/1.1\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.ends_with("quick"), "{answer}");
+    drop(unread);
 }
 
 #[tokio::test]
