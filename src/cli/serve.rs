@@ -108,7 +108,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         .max_connections(config.database.max_connections)
         .acquire_timeout(config.database.connect_timeout)
         .connect_lazy_with(with_stable_plans(database.clone()).application_name("dispatcher reads"));
-    let readiness = Readiness::new(reads.clone(), stop.clone());
+    let readiness = Readiness::new(database.clone(), stop.clone());
 
     // One after the other, from the outside to the inside.
     let (stop_http, stop_intake, stop_relay) = (stop.clone(), CancellationToken::new(), CancellationToken::new());

@@ -167,7 +167,7 @@ pub struct Admin {
 pub struct Database {
     /// `database.url`; a secret, for it may hold a password.
     pub url: SecretString,
-    /// `database.max_connections`: the pool of reads (status, health); intake and relay have their own.
+    /// `database.max_connections`: the pool of reads (status); health, intake and relay have their own.
     pub max_connections: u32,
     /// `database.connect_timeout`.
     pub connect_timeout: Duration,

@@ -7,15 +7,15 @@ use std::{
 };
 
 use axum::{Json, extract::State};
-use sqlx::PgPool;
-use tokio::sync::Mutex;
+use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
+use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{catalogue::Code, problem::Problem};
 
 /// How long an answer of the database is good for: probes, however many, ask once in this time.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the database may take to answer, waiting for a connection included.
+/// How long the database may take to answer, connecting included.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether this replica should be sent requests.
@@ -24,20 +24,27 @@ pub struct Readiness(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    reads: PgPool,
+    database: PgConnectOptions,
     shutdown: CancellationToken,
-    /// When the database was last asked, and what came of it. The lock is held while asking, so that
-    /// probes that arrive together share one question.
-    last: Mutex<Option<(Instant, Result<(), String>)>>,
+    /// Held while asking, so that probes that arrive together share one question.
+    asking: Mutex<Asking>,
+}
+
+#[derive(Debug, Default)]
+struct Asking {
+    /// Of its own: whoever waits for a table on the others does not make this replica unready.
+    conn: Option<PgConnection>,
+    /// When the database was last asked, and what came of it.
+    last: Option<(Instant, Result<(), String>)>,
 }
 
 impl Readiness {
-    /// Asks through the pool of reads; is never ready once `shutdown` is cancelled.
-    pub fn new(reads: PgPool, shutdown: CancellationToken) -> Self {
+    /// Asks over one connection of its own, made when it is needed; is never ready once `shutdown` is cancelled.
+    pub fn new(database: PgConnectOptions, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Inner {
-            reads,
+            database: database.application_name("dispatcher readiness"),
             shutdown,
-            last: Mutex::new(None),
+            asking: Mutex::default(),
         }))
     }
 
@@ -45,28 +52,47 @@ impl Readiness {
         if self.0.shutdown.is_cancelled() {
             return Err(Problem::new(Code::ShuttingDown).retry_after(1));
         }
-        let mut last = self.0.last.lock().await;
-        let answer = match &*last {
+        let mut asking = self.0.asking.lock().await;
+        let answer = match &asking.last {
             Some((asked, answer)) if asked.elapsed() < FRESH => answer.clone(),
             _ => {
-                let answer = self.ask().await;
-                *last = Some((Instant::now(), answer.clone()));
+                let answer = self.ask(&mut asking.conn).await;
+                asking.last = Some((Instant::now(), answer.clone()));
                 answer
             }
         };
         answer.map_err(|cause| Problem::new(Code::DatabaseUnavailable).retry_after(1).cause(cause))
     }
 
-    async fn ask(&self) -> Result<(), String> {
-        // A standby answers too, and takes no job.
-        let writable = sqlx::query_scalar("select current_setting('transaction_read_only') = 'off'");
-        match tokio::time::timeout(PATIENCE, writable.fetch_one(&self.0.reads)).await {
+    async fn ask(&self, kept: &mut Option<PgConnection>) -> Result<(), String> {
+        let asked = async {
+            // Taken out: what is given up in the middle of something is not asked again.
+            if let Some(mut conn) = kept.take()
+                && let Ok(writable) = is_writable(&mut conn).await
+            {
+                *kept = Some(conn);
+                return Ok(writable);
+            }
+            // The one that was kept may have ended since, with a server that is up again.
+            let mut conn = self.0.database.connect().await?;
+            let writable = is_writable(&mut conn).await?;
+            *kept = Some(conn);
+            Ok::<_, sqlx::Error>(writable)
+        };
+        match timeout(PATIENCE, asked).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err("the database is read-only".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {PATIENCE:?}")),
         }
     }
+}
+
+/// A standby answers too, and takes no job.
+async fn is_writable(conn: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select current_setting('transaction_read_only') = 'off'")
+        .fetch_one(conn)
+        .await
 }
 
 /// The body of a good answer.

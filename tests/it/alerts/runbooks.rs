@@ -113,7 +113,7 @@ async fn that_nobody_leads_is_found_by_its_runbook_and_over_when_a_relay_is_star
             "nobody relays, and 2 messages wait",
             "--role all or relay",
             "\"lease_until\"",
-            "dispatcher reads",
+            "dispatcher readiness",
         ],
     );
     says(&runbook.act().await, &["\"leader\":null,\"pending\":2"]);

@@ -322,6 +322,10 @@ async fn f14_readers_that_use_up_their_pool_hold_up_neither_accepting_nor_the_re
     // Reading waits for the table; so the one connection is taken.
     let mut holder = stage.connect().await;
     let mut lock = holder.begin().await.expect("a transaction");
+    let holder_pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut *lock)
+        .await
+        .expect("its id");
     lock.execute("lock table job_results in access exclusive mode")
         .await
         .expect("a lock");
@@ -343,6 +347,22 @@ async fn f14_readers_that_use_up_their_pool_hold_up_neither_accepting_nor_the_re
     tokio::time::sleep(Duration::from_millis(100)).await;
     requests.extend(someone.accepted(&app, 20).await);
     stage.drained().await;
+    // Whoever accepts is ready; an answer from before the lock is good for a second.
+    eventually("its readiness is asked for beside the readers", PATIENCE, async || {
+        let ready = app.http.get(format!("{}/readyz", app.base_url)).send().await;
+        assert_eq!(ready.expect("an answer").status(), 200);
+        let asked: bool = sqlx::query_scalar(
+            "select exists (select from pg_stat_activity a, pg_stat_activity holder
+                            where a.datname = current_database() and a.application_name = 'dispatcher readiness'
+                              and holder.pid = $1 and a.query_start > holder.query_start)",
+        )
+        .bind(holder_pid)
+        .fetch_one(&stage.pool)
+        .await
+        .expect("what is asked");
+        asked.then_some(()).ok_or("not since the lock")
+    })
+    .await;
     lock.rollback().await.expect("released");
     while let Some(read) = readers.join_next().await {
         assert_eq!(read.expect("a reader").expect("an answer"), 200);
