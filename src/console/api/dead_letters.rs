@@ -115,16 +115,27 @@ pub(super) async fn retry(
     Act(asked): Act<Resolve>,
 ) -> Result<Json<Retried>, Problem> {
     let reason = text("reason", &asked.reason)?;
+    let dead = choose(asked)?;
+    Ok(Json(send_again(&console, &operator, &dead, &reason).await?))
+}
+
+/// Sends dead letters once more, in as many transactions as that takes: whoever is told that the database went away is
+/// told that some may have been sent. Ids have to be dead letters, resolved or not.
+pub async fn send_again(
+    console: &ConsoleState,
+    operator: &Operator,
+    dead: &Dead,
+    reason: &str,
+) -> Result<Retried, Problem> {
     let mut conn = console.conn().await?;
-    let dead = choose(&mut conn, asked).await?;
+    find_all(&mut conn, dead).await?;
     let rows = console.config.outbox.partition_rows;
-    let retried = retry_dead_letters_whole(&mut conn, &dead, &reason, &operator.actor(), rows)
+    retry_dead_letters_whole(&mut conn, dead, reason, &operator.actor(), rows)
         .await
         .map_err(|error| match error {
             SelectError::Sql(error) => failed_midway(error),
             missing => not_selected(missing),
-        })?;
-    Ok(Json(retried))
+        })
 }
 
 /// Give dead letters up: their messages are never sent.
@@ -140,30 +151,42 @@ pub(super) async fn discard(
     Act(asked): Act<Resolve>,
 ) -> Result<Json<Discarded>, Problem> {
     let reason = text("reason", &asked.reason)?;
+    let dead = choose(asked)?;
+    Ok(Json(give_up(&console, &operator, &dead, &reason).await?))
+}
+
+/// Gives dead letters up, all of them or none. Ids have to be dead letters, resolved or not.
+pub async fn give_up(
+    console: &ConsoleState,
+    operator: &Operator,
+    dead: &Dead,
+    reason: &str,
+) -> Result<Discarded, Problem> {
     let mut tx = console.begin().await?;
-    let dead = choose(&mut tx, asked).await?;
-    let discarded = discard_dead_letters(&mut tx, &dead, &reason, &operator.actor())
+    find_all(&mut tx, dead).await?;
+    let discarded = discard_dead_letters(&mut tx, dead, reason, &operator.actor())
         .await
         .map_err(failed)?;
     commit(tx).await?;
-    Ok(Json(discarded))
+    Ok(discarded)
 }
 
-/// Turns a body into a choice; ids have to be dead letters, resolved or not.
-async fn choose(conn: &mut PgConnection, asked: Resolve) -> Result<Dead, Problem> {
-    let dead = match (asked.ids.is_empty(), asked.class, asked.all) {
-        (false, None, false) => Dead::Ids(asked.ids),
-        (true, Some(class), false) => Dead::Class(text("class", &class)?),
-        (true, None, true) => Dead::All,
-        _ => {
-            return Err(Problem::new(Code::MalformedBody).detail("give exactly one of ids, class and all"));
-        }
-    };
-    if let Dead::Ids(ids) = &dead {
-        let found = read_dead_letters(conn, ids).await.map_err(failed)?;
-        if let Some(id) = ids.iter().find(|id| !found.iter().any(|dead| dead.outbox_id == **id)) {
-            return Err(Problem::new(Code::NotFound).detail(format!("message {id} is no dead letter")));
-        }
+/// Turns a body into a choice.
+fn choose(asked: Resolve) -> Result<Dead, Problem> {
+    match (asked.ids.is_empty(), asked.class, asked.all) {
+        (false, None, false) => Ok(Dead::Ids(asked.ids)),
+        (true, Some(class), false) => Ok(Dead::Class(text("class", &class)?)),
+        (true, None, true) => Ok(Dead::All),
+        _ => Err(Problem::new(Code::MalformedBody).detail("give exactly one of ids, class and all")),
     }
-    Ok(dead)
+}
+
+/// Refuses ids that are no dead letters.
+async fn find_all(conn: &mut PgConnection, dead: &Dead) -> Result<(), Problem> {
+    let Dead::Ids(ids) = dead else { return Ok(()) };
+    let found = read_dead_letters(conn, ids).await.map_err(failed)?;
+    match ids.iter().find(|id| !found.iter().any(|dead| dead.outbox_id == **id)) {
+        None => Ok(()),
+        Some(id) => Err(Problem::new(Code::NotFound).detail(format!("message {id} is no dead letter"))),
+    }
 }

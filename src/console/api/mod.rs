@@ -7,7 +7,7 @@
 mod acts;
 pub mod audits;
 mod control;
-mod dead_letters;
+pub mod dead_letters;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzz;
 pub mod messages;

@@ -18,17 +18,16 @@ use super::{
 use crate::{
     console::{
         ConsoleState,
-        api::{commit, failed, last_of_full, not_selected, text},
+        api::{
+            dead_letters::{give_up, send_again},
+            failed, last_of_full, text,
+        },
         auth::Operator,
         request::Filter,
     },
     http::{catalogue::Code, problem::Problem},
-    outbox::{
-        dead_letters::{
-            self, DeadGroup, DeadLetter, DeadPage, discard_dead_letters, group_dead_letters, list_dead_letters,
-            read_dead_letters,
-        },
-        replays::retry_dead_letters_whole,
+    outbox::dead_letters::{
+        self, DeadGroup, DeadLetter, DeadPage, group_dead_letters, list_dead_letters, read_dead_letters,
     },
 };
 
@@ -156,21 +155,16 @@ pub(super) async fn decide(
     let dead = if act.ends_with("-class") {
         dead_letters::Dead::Class(text("class", &class)?)
     } else {
-        dead_letters::Dead::Ids(fields.all("id").filter_map(|id| id.parse().ok()).collect())
+        dead_letters::Dead::Ids(fields.all("id").map(outbox_id).collect::<Result<_, _>>()?)
     };
     let told = match (&*act, &dead) {
         (_, dead_letters::Dead::Ids(ids)) if ids.is_empty() => "none".to_owned(),
         ("retry" | "retry-class", _) => {
-            let mut conn = console.conn().await?;
-            let rows = console.config.outbox.partition_rows;
-            let done = retry_dead_letters_whole(&mut conn, &dead, &reason, &operator.actor(), rows).await;
-            format!("retried-{}", done.map_err(not_selected)?.retried)
+            let done = send_again(&console, &operator, &dead, &reason).await?;
+            format!("retried-{}", done.retried)
         }
         ("discard" | "discard-class", _) => {
-            let mut tx = console.begin().await?;
-            let done = discard_dead_letters(&mut tx, &dead, &reason, &operator.actor()).await;
-            let done = done.map_err(failed)?;
-            commit(tx).await?;
+            let done = give_up(&console, &operator, &dead, &reason).await?;
             format!("discarded-{}", done.discarded)
         }
         _ => return Err(Problem::new(Code::MalformedBody).detail(format!("there is no act {act:?}"))),
@@ -178,6 +172,13 @@ pub(super) async fn decide(
     let mut to = address(&class, false, None);
     to.push(if to.contains('?') { '&' } else { '?' });
     Ok(Redirect::to(&format!("{to}told={told}")).into_response())
+}
+
+/// What a box of the page carries.
+fn outbox_id(given: &str) -> Result<i64, Problem> {
+    given
+        .parse()
+        .map_err(|_| Problem::new(Code::MalformedBody).detail(format!("{given:?} is no outbox id")))
 }
 
 fn told(t: Lang, told: &str) -> Option<Notice> {

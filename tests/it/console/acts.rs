@@ -1,7 +1,13 @@
 use reqwest::{StatusCode, header};
+use serde_json::{Value, json};
+use sqlx::Executor as _;
 
-use super::{Browser, FORM, says, settled, write};
-use crate::{admin_api::expire_a_key, operate::settle, support::Stage};
+use super::{Browser, FORM, encode, says, settled, write};
+use crate::{
+    admin_api::expire_a_key,
+    operate::{kill, settle},
+    support::Stage,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_is_told_everywhere_and_only_an_operator_can_end_it() {
@@ -111,6 +117,67 @@ async fn dead_letters_are_found_by_their_cause_and_decided_about() {
     let page = says(&operator, &format!("/outbox/{}", ids[2]), "Replays of this message").await;
     assert!(page.contains("Retried by"), "{page}");
     assert!(operator.page("/dead?resolved=1").await.contains("discarded"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_names_no_dead_letter_is_refused_and_nothing_is_decided() {
+    let stage = Stage::new().await;
+    let app = stage.app_with(&["--role", "api"], &[]).await;
+    let ids = write(&stage, 2, 10).await;
+    kill(&stage.pool, &ids[..1], "invalid-record").await;
+    let operator = Browser::of(&app, "operator").await;
+    let (dead, alive) = (ids[0].to_string(), ids[1].to_string());
+    for act in ["retry", "discard"] {
+        for (id, status, why) in [
+            ("seven", StatusCode::BAD_REQUEST, "&#34;seven&#34; is no outbox id"),
+            ("", StatusCode::BAD_REQUEST, "is no outbox id"),
+            ("9223372036854775808", StatusCode::BAD_REQUEST, "is no outbox id"),
+            (&alive, StatusCode::NOT_FOUND, "is no dead letter"),
+        ] {
+            let form = [("act", act), ("reason", "x"), ("id", &*dead), ("id", id)];
+            let refused = operator.post("/dead", &form).await;
+            assert_eq!(refused.status(), status, "{act} {id:?}");
+            let page = refused.text().await.expect("text");
+            assert!(page.contains(why), "{act} {id:?}: {page}");
+        }
+    }
+    let open: i64 = sqlx::query_scalar("select count(*) from outbox_dead_letters where resolution is null")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a count");
+    assert_eq!(open, 1);
+}
+
+/// What is resolved is refused, as when PostgreSQL is stopped in the middle of it.
+const STOPPED_MIDWAY: &str = "
+    create function stop_it() returns trigger language plpgsql as
+        $$ begin raise exception 'stopped' using errcode = 'admin_shutdown'; end $$;
+    create trigger stopped before update on outbox_dead_letters for each row execute function stop_it()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_is_cut_off_may_have_been_done_in_part_whichever_way_it_was_asked_for() {
+    let stage = Stage::new().await;
+    let app = stage.app_with(&["--role", "api"], &[]).await;
+    let ids = write(&stage, 1, 10).await;
+    kill(&stage.pool, &ids, "invalid-record").await;
+    stage.pool.execute(STOPPED_MIDWAY).await.expect("a trigger");
+    let operator = Browser::of(&app, "operator").await;
+    for path in ["/dead", "/admin/api/dead-letters/retry"] {
+        let request = app.http.post(format!("{}{path}", app.admin_url));
+        let request = request
+            .header("origin", &app.admin_url)
+            .header(header::COOKIE, &operator.cookie);
+        let request = if path == "/dead" {
+            let form = [("act", "retry"), ("reason", "x"), ("id", &*ids[0].to_string())];
+            request.header(header::CONTENT_TYPE, FORM).body(encode(&form))
+        } else {
+            request.json(&json!({"ids": ids, "reason": "x"}))
+        };
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        let problem: Value = answer.json().await.expect("a problem");
+        assert_eq!(problem["code"], "outcome-unknown", "{path}: {problem}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
