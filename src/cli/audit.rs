@@ -155,7 +155,7 @@ async fn audit(args: &Args, context: &Context) -> Result<(), CliError> {
     let report = report?;
     let known = installation::read(&mut rows).await?;
     if let Err(other) = known.check(&kafka.topic, report.audit.cluster_id.as_deref()) {
-        eprintln!("warning: {other}");
+        output::tell(&format!("warning: {other}"));
     }
     for caveat in &report.caveats {
         eprintln!("warning: {caveat}");

@@ -149,7 +149,9 @@ async fn choose(args: &ResolveArgs, conn: &mut PgConnection) -> Result<Dead, Cli
             Some(dead) => {
                 if let Some(resolution) = &dead.resolution {
                     let by = dead.resolved_by.as_deref().unwrap_or("somebody");
-                    eprintln!("message {id} was {resolution} already, by {by}: it is left as it is");
+                    output::tell(&format!(
+                        "message {id} was {resolution} already, by {by}: it is left as it is"
+                    ));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{io, process::ExitCode};
 
+use super::output;
 use crate::config::ConfigError;
 
 /// Why a command ended: the kind is the exit code, the text says what to do.
@@ -31,7 +32,7 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// The exit code of contract.md.
+    /// The exit code, as `dispatcher --help` lists them.
     pub fn code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
@@ -46,7 +47,10 @@ impl CliError {
     /// Prints the message on standard error and answers with the exit code.
     pub(super) fn report(&self) -> ExitCode {
         if !matches!(self, Self::OutputClosed) {
-            eprintln!("error: {self}");
+            // The lines are ours, as those of a TOML file's errors are; what stands in them can be anybody's.
+            for line in format!("error: {self}").lines() {
+                output::tell(line);
+            }
         }
         ExitCode::from(self.code())
     }

@@ -247,10 +247,13 @@ async fn stats(context: &Context, conn: &mut PgConnection) -> Result<(), CliErro
         return output::one(context.output, &[], &stats);
     }
     if let Some(pause) = &stats.paused {
-        eprintln!("PAUSED since {} by {}: {}", pause.since, pause.by, pause.reason);
+        output::tell(&format!(
+            "PAUSED since {} by {}: {}",
+            pause.since, pause.by, pause.reason
+        ));
     }
     if let Some(halt) = &stats.halted {
-        eprintln!("HALTED since {}: {}", halt.since, halt.reason);
+        output::tell(&format!("HALTED since {}: {}", halt.since, halt.reason));
     }
     let columns = [
         "pending",

@@ -145,6 +145,11 @@ fn cell(value: &Value) -> Cell {
     })
 }
 
+/// Says something to people, on standard error and in one line, whatever of it was written by others.
+pub(super) fn tell(text: &str) {
+    eprintln!("{}", printable(text));
+}
+
 /// Users' text may hold escape sequences that would rule the operator's terminal: control characters are spelt out.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {

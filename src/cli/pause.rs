@@ -47,7 +47,7 @@ pub(super) async fn pause(args: &PauseArgs, context: &Context) -> Result<(), Cli
     tx.commit().await?;
     let pause = &outcome.pause;
     if !outcome.changed {
-        eprintln!("it was paused already, by {}: {}", pause.by, pause.reason);
+        output::tell(&format!("it was paused already, by {}: {}", pause.by, pause.reason));
     }
     match context.output {
         Format::Table => output::one(Format::Table, &["reason", "by", "since"], pause),
@@ -67,12 +67,12 @@ pub(super) async fn resume(args: &ResumeArgs, context: &Context) -> Result<(), C
     let outcome = resume_relay(&mut tx, args.accept_identity, &args.operator.actor()).await?;
     tx.commit().await?;
     match &outcome.was {
-        Some(was) => eprintln!(
+        Some(was) => output::tell(&format!(
             "it was paused for {}, by {}: {}",
             humantime::format_duration(Duration::from_secs(was.lasted_seconds as u64)),
             was.pause.by,
             was.pause.reason
-        ),
+        )),
         None => eprintln!("it was not paused"),
     }
     output::one(context.output, &["changed"], &outcome)

@@ -313,6 +313,16 @@ async fn nothing_that_a_client_sends_forges_a_line_of_the_log_or_a_header_of_an_
             };
             assert!(begins_as_an_event, "{line:?}");
         }
+        // Nor does it rule the terminal of whoever reads it by a command.
+        for command in [&["outbox", "stats"][..], &["pause", "--reason", "x"], &["resume"]] {
+            let done = stage.run(command).await;
+            let said = String::from_utf8([done.stdout, done.stderr].concat()).expect("UTF-8");
+            assert!(said.contains("forged"), "{command:?} tells the reason: {said:?}");
+            for line in said.split('\n') {
+                let forged = line.contains(char::is_control) || line.starts_with("2026-");
+                assert!(!forged, "{command:?}: {line:?}");
+            }
+        }
     }
 }
 
