@@ -317,8 +317,12 @@ async fn find(conn: &mut PgConnection, id: &str) -> Result<Replay, CliError> {
 async fn change(args: &ChangeArgs, change: Change, context: &Context, conn: &mut PgConnection) -> Result<(), CliError> {
     let replay = find(conn, &args.id).await?;
     let (_, to) = change.states();
-    args.confirmation
-        .ask_on_terminal(context, &format!("make the replay {} {to}", replay.id))?;
+    let what = format!("make the replay {} {to}", replay.id);
+    match change {
+        // It never goes on.
+        Change::Cancel => args.confirmation.ask(context, &what, "yes")?,
+        Change::Pause | Change::Resume => args.confirmation.ask_on_terminal(context, &what)?,
+    }
     let mut tx = conn.begin().await?;
     let changed = replays::change_replay(&mut tx, replay.id, change, &args.operator.actor()).await?;
     tx.commit().await?;

@@ -280,8 +280,11 @@ async fn a_paused_replay_waits_and_a_cancelled_one_never_goes_on() {
     );
     run(&stage, &["resume"]).await.json();
 
+    // Nobody can answer, and it would never go on.
+    run(&stage, &["replay", "cancel", "op"]).await.failed(2, "--yes");
+    assert_eq!(run(&stage, &["replay", "show", "op"]).await.json()["state"], "running");
     assert_eq!(
-        run(&stage, &["replay", "cancel", "op"]).await.json()["state"],
+        run(&stage, &["replay", "cancel", "op", "--yes"]).await.json()["state"],
         "cancelled"
     );
     assert_eq!(
