@@ -118,7 +118,7 @@ async fn make(conn: &mut PgConnection, parent: &str, name: &str, from: &str, to:
 }
 
 /// The end (exclusive) of the last partition of a table that is partitioned by a number.
-async fn end_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Option<i64>> {
+pub async fn end_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar(
         "select max(substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \\(''(\\d+)''\\)')::bigint)
          from pg_inherits i join pg_class c on c.oid = i.inhrelid

@@ -9,14 +9,15 @@ use crate::{
         audits::read_standing_audit,
         control::read_pause,
         overview::{Overview, read_overview},
-        schema,
+        partitions::end_of,
+        schema::{self, Migrated, Misfit},
     },
 };
 
 /// A message that waits for longer than this, while a leader leads, is stuck or behind a long backlog.
 const OLD_BACKLOG_SECONDS: f64 = 60.0;
 
-/// Columns that `jobs` are made from, and whether each may be missing from a row.
+/// Columns that `jobs` are made from.
 const DRAFT_COLUMNS: [&str; 8] = [
     "id",
     "user_id",
@@ -30,43 +31,31 @@ const DRAFT_COLUMNS: [&str; 8] = [
 
 /// The schema's version; true when the other checks can look at our tables.
 pub(super) async fn check_schema(conn: &mut PgConnection) -> sqlx::Result<(Finding, bool)> {
+    let migrated = schema::read_migrated(conn).await?;
+    Ok((judge_schema(migrated, schema::version()), migrated.is_some()))
+}
+
+fn judge_schema(migrated: Option<Migrated>, known: i64) -> Finding {
     const CHECK: &str = "schema.version";
-    let exists: bool = sqlx::query_scalar("select to_regclass('schema_compatibility') is not null")
-        .fetch_one(&mut *conn)
-        .await?;
-    if !exists {
-        let finding = Finding::fail(
+    let version = migrated.map_or(0, |migrated| migrated.version);
+    match schema::judge(migrated, known) {
+        Ok(_) => Finding::ok(CHECK, format!("{version}")),
+        Err(Misfit::Missing) => Finding::fail(
             CHECK,
             "our tables are missing: no job can be accepted",
             "run `dispatcher migrate`",
-        );
-        return Ok((finding, false));
-    }
-    let (version, oldest): (Option<i64>, Option<i64>) =
-        sqlx::query_as("select max(version), max(oldest_compatible) from schema_compatibility")
-            .fetch_one(conn)
-            .await?;
-    let finding = judge_schema(version.unwrap_or(0), oldest.unwrap_or(0), schema::version());
-    Ok((finding, true))
-}
-
-fn judge_schema(version: i64, oldest_compatible: i64, known: i64) -> Finding {
-    const CHECK: &str = "schema.version";
-    if oldest_compatible > known {
-        return Finding::fail(
+        ),
+        Err(Misfit::TooNew(..)) => Finding::fail(
             CHECK,
             format!("{version}, on which this program ({known}) can no longer run"),
             "install the newer version of the dispatcher",
-        );
-    }
-    if version < known {
-        return Finding::fail(
+        ),
+        Err(Misfit::TooOld(..)) => Finding::fail(
             CHECK,
             format!("{version}, older than this program's {known}"),
             "run `dispatcher migrate`",
-        );
+        ),
     }
-    Finding::ok(CHECK, format!("{version}"))
 }
 
 /// Everything that is read from our own tables.
@@ -153,11 +142,8 @@ async fn check_drafts(conn: &mut PgConnection) -> sqlx::Result<Finding> {
 /// The treatment of holes rests on ids being drawn one by one.
 async fn check_sequence(conn: &mut PgConnection) -> sqlx::Result<Finding> {
     const CHECK: &str = "schema.sequence";
-    let cache: i64 =
-        sqlx::query_scalar("select seqcache from pg_sequence where seqrelid = 'outbox_messages_id_seq'::regclass")
-            .fetch_one(conn)
-            .await?;
-    Ok(if cache == 1 {
+    let cache = schema::read_sequence_cache(conn).await?;
+    Ok(if cache == schema::SEQUENCE_CACHE {
         Finding::ok(CHECK, "draws ids one by one")
     } else {
         Finding::fail(
@@ -170,7 +156,7 @@ async fn check_sequence(conn: &mut PgConnection) -> sqlx::Result<Finding> {
     })
 }
 
-#[derive(sqlx::FromRow)]
+/// How far the partitions reach beyond what is used of them; none: there is no partition.
 struct Ahead {
     messages: Option<i64>,
     checkpoints: Option<i64>,
@@ -178,25 +164,33 @@ struct Ahead {
     jobs_tomorrow: bool,
 }
 
+#[derive(sqlx::FromRow)]
+struct Used {
+    messages: i64,
+    checkpoints: i64,
+    jobs_today: bool,
+    jobs_tomorrow: bool,
+}
+
 async fn check_partitions(conn: &mut PgConnection, partition_rows: i64) -> sqlx::Result<Finding> {
-    let ahead: Ahead = sqlx::query_as(
-        "with ends as (
-             select i.inhparent,
-                    max(substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \\(''(\\d+)''\\)')::bigint) as hi
-             from pg_inherits i join pg_class c on c.oid = i.inhrelid
-             where i.inhparent in ('outbox_messages'::regclass, 'outbox_checkpoints'::regclass)
-             group by i.inhparent
-         )
-         select (select hi from ends where inhparent = 'outbox_messages'::regclass)
-                    - (select last_value from outbox_messages_id_seq) as messages,
-                (select hi from ends where inhparent = 'outbox_checkpoints'::regclass)
-                    - (select coalesce(max(seq), 0) from outbox_checkpoints) as checkpoints,
+    // Read before the ends, which only grow.
+    let used: Used = sqlx::query_as(
+        "select (select last_value from outbox_messages_id_seq) as messages,
+                (select coalesce(max(seq), 0) from outbox_checkpoints) as checkpoints,
                 to_regclass(to_char(now() at time zone 'utc', '\"jobs_\"YYYYMMDD')) is not null as jobs_today,
                 to_regclass(to_char(now() at time zone 'utc' + interval '1 day', '\"jobs_\"YYYYMMDD')) is not null
                     as jobs_tomorrow",
     )
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?;
+    let ahead = Ahead {
+        messages: end_of(conn, "outbox_messages").await?.map(|end| end - used.messages),
+        checkpoints: end_of(conn, "outbox_checkpoints")
+            .await?
+            .map(|end| end - used.checkpoints),
+        jobs_today: used.jobs_today,
+        jobs_tomorrow: used.jobs_tomorrow,
+    };
     Ok(judge_partitions(&ahead, partition_rows))
 }
 
@@ -268,7 +262,13 @@ mod tests {
             (3, 3, 2, Status::Fail, Some("install the newer")),
             (1, 1, 2, Status::Fail, Some("dispatcher migrate")),
         ] {
-            let finding = judge_schema(version, oldest, known);
+            let finding = judge_schema(
+                Some(Migrated {
+                    version,
+                    oldest_compatible: oldest,
+                }),
+                known,
+            );
             assert_eq!(finding.status, status, "{finding:?}");
             match advice {
                 None => assert_eq!(finding.advice, None),

@@ -6,10 +6,13 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{Finding, bytes, disk, durability, is_local, log, permissions, transactions};
-use crate::cli::{CliError, Context};
+use crate::{
+    cli::{CliError, Context},
+    outbox::schema::OLDEST_POSTGRESQL,
+};
 
-/// The oldest version that the schema and the statements are for.
-const OLDEST_VERSION: i32 = 150_000;
+/// `server_version_num` of 15.2 is 150002.
+const VERSIONS_OF_A_MAJOR: i32 = 10_000;
 /// Segments of WAL that are made under load cost latency: below this, they are.
 const MIN_WAL_BYTES: i64 = 1 << 30;
 /// Above this, tokens expire early or late; the lease itself runs by PostgreSQL's clock alone.
@@ -129,11 +132,11 @@ async fn check_server(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
 }
 
 fn check_version(version: i32, text: &str) -> Finding {
-    if version < OLDEST_VERSION {
+    if version < OLDEST_POSTGRESQL * VERSIONS_OF_A_MAJOR {
         return Finding::fail(
             "postgresql.version",
-            format!("{text}: the schema needs multiranges and more of version 15"),
-            "upgrade PostgreSQL to 15 or newer",
+            format!("{text}: the schema needs multiranges and more of version {OLDEST_POSTGRESQL}"),
+            format!("upgrade PostgreSQL to {OLDEST_POSTGRESQL} or newer"),
         );
     }
     Finding::ok("postgresql.version", text)

@@ -463,12 +463,16 @@ async fn f41_an_old_program_starts_on_a_newer_schema_unless_that_is_too_new_for_
     History::gather(&stage, requests).await.kept();
     stage
         .pool
-        .execute("insert into schema_compatibility values (99991231000002, 99991231000001)")
+        .execute(
+            "insert into schema_compatibility values (99991231000002, 99991231000001), (99991231000003, 20261123000001)",
+        )
         .await
-        .expect("a contracting migration");
+        .expect("a contracting migration, and one after it whose line is a copy of an older one");
     let refused = stage.spawn_app(&[], &[]);
     let status = refused.wait_for_exit(PATIENCE).await;
-    assert!(!status.success(), "{}", refused.log());
+    let log = refused.log();
+    assert!(!status.success(), "{log}");
+    assert!(log.contains("made for version 99991231000001"), "{log}");
     // The one that runs goes on.
     someone.accepted(&app, 5).await;
 }
