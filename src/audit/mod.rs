@@ -247,7 +247,7 @@ fn forgive(retention: Option<Retention>, at: DateTime<Utc>, parts: &[Part]) -> (
             low,
             ..Forgiving::default()
         };
-        let caveat = "the topic's settings cannot be read: whatever lies below the beginning of a partition counts as \
+        let caveat = "the topic's settings may not be read: whatever lies below the beginning of a partition counts as \
                       expired; give the user DescribeConfigs on the topic";
         return (forgiving, vec![caveat]);
     };
@@ -307,7 +307,7 @@ struct Part {
 /// What is read.
 struct Plan {
     parts: Vec<Part>,
-    /// None: it cannot be read.
+    /// None: we may not ask for it.
     retention: Option<Retention>,
     cluster_id: Option<String>,
 }
@@ -356,7 +356,7 @@ impl Reading {
             let parts = plan(&reader, range, extents.as_deref())?;
             let plan = Plan {
                 parts: parts.clone(),
-                retention: runtime.block_on(inspector.retention()).ok(),
+                retention: runtime.block_on(inspector.retention())?,
                 cluster_id: inspector.cluster_id(),
             };
             if send.blocking_send(News::Plan(plan)).is_ok() {

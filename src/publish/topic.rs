@@ -37,6 +37,17 @@ fn value<'a>(settings: &'a ConfigResource, name: &str) -> Option<&'a str> {
     settings.get(name).and_then(|entry| entry.value.as_deref())
 }
 
+/// None for an answer that asking is not allowed. Any other error, such as no answer in time, says nothing of rights.
+fn unless_denied(answer: Result<ConfigResource, KafkaError>) -> Result<Option<ConfigResource>, KafkaError> {
+    use RDKafkaErrorCode as E;
+    match answer {
+        // rdkafka 0.39 drops the error of a single resource: of a topic that exists, a refusal has no settings.
+        Ok(settings) => Ok(Some(settings).filter(|settings| !settings.entries.is_empty())),
+        Err(KafkaError::AdminOp(E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Asks the brokers about the topic. Cheap to keep.
 pub struct TopicInspector {
     admin: AdminClient<DefaultClientContext>,
@@ -65,19 +76,21 @@ impl TopicInspector {
         Ok(topic_limit.map_or(self.own_limit, |topic: usize| topic.min(self.own_limit)))
     }
 
-    /// What the topic deletes by itself. Needs the same right.
-    pub async fn retention(&self) -> Result<Retention, KafkaError> {
-        let settings = self.describe().await?;
+    /// What the topic deletes by itself. Needs the same right; none: the broker says that it is missing.
+    pub async fn retention(&self) -> Result<Option<Retention>, KafkaError> {
+        let Some(settings) = unless_denied(self.describe().await)? else {
+            return Ok(None);
+        };
         let number = |name: &str| value(&settings, name).and_then(|v| v.parse::<i64>().ok());
         let policy = value(&settings, "cleanup.policy").unwrap_or("delete");
         let deletes = policy.contains("delete");
-        Ok(Retention {
+        Ok(Some(Retention {
             kept_for: number("retention.ms")
                 .filter(|ms| deletes && *ms >= 0)
                 .and_then(TimeDelta::try_milliseconds),
             by_size: deletes && number("retention.bytes").is_some_and(|bytes| bytes >= 0),
             compacted: policy.contains("compact"),
-        })
+        }))
     }
 
     async fn describe(&self) -> Result<ConfigResource, KafkaError> {
@@ -125,5 +138,51 @@ impl TopicInspector {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::admin::{ConfigEntry, ConfigSource, OwnedResourceSpecifier};
+
+    use super::*;
+
+    fn settings(names: &[&str]) -> ConfigResource {
+        let entry = |name: &&str| ConfigEntry {
+            name: (*name).to_owned(),
+            value: None,
+            source: ConfigSource::Default,
+            is_read_only: false,
+            is_default: true,
+            is_sensitive: false,
+        };
+        ConfigResource {
+            specifier: OwnedResourceSpecifier::Topic("t".to_owned()),
+            entries: names.iter().map(entry).collect(),
+        }
+    }
+
+    #[test]
+    fn only_a_missing_right_is_no_answer_and_every_other_error_stays_one() {
+        use RDKafkaErrorCode as E;
+        let answered = |answer| unless_denied(answer).map(|settings| settings.is_some());
+        assert_eq!(answered(Ok(settings(&["retention.ms"]))), Ok(true));
+        assert_eq!(answered(Ok(settings(&[]))), Ok(false));
+        for code in [E::TopicAuthorizationFailed, E::ClusterAuthorizationFailed] {
+            assert_eq!(answered(Err(KafkaError::AdminOp(code))), Ok(false), "{code:?}");
+        }
+        for code in [
+            E::OperationTimedOut,
+            E::RequestTimedOut,
+            E::AllBrokersDown,
+            E::BrokerTransportFailure,
+            E::NotController,
+            E::UnknownTopicOrPartition,
+            E::SaslAuthenticationFailed,
+        ] {
+            let error = KafkaError::AdminOp(code);
+            assert_eq!(answered(Err(error.clone())), Err(error));
+        }
+        assert_eq!(answered(Err(KafkaError::Canceled)), Err(KafkaError::Canceled));
     }
 }
