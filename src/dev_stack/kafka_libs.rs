@@ -134,7 +134,14 @@ fn major_version(printed: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::major_version;
+    use super::{jars, major_version};
+
+    #[test]
+    fn the_script_of_prerequisites_asks_for_no_maven_where_the_jars_are() {
+        let script = include_str!("../../scripts/prerequisites");
+        let looked_for = format!("[ -d .dev/kafka-libs/{} ] || has mvn || needs maven", jars());
+        assert!(script.contains(&looked_for), "{looked_for}");
+    }
 
     #[test]
     fn the_major_version_is_read_from_what_java_prints() {
