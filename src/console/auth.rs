@@ -91,7 +91,12 @@ impl FromRequestParts<ConsoleState> for Operator {
     async fn from_request_parts(parts: &mut Parts, state: &ConsoleState) -> Result<Self, Refused> {
         let operator = match Self::identify(parts, state).await {
             Ok(operator) => operator,
-            Err(problem) if problem.code() == Code::Unauthorized && is_visit(parts) => {
+            // A log-in mends whatever is wrong with a session, but for the cookie that was sent twice: it sets one.
+            Err(problem)
+                if problem.code() == Code::Unauthorized
+                    && is_visit(parts)
+                    && session::token(&parts.headers).is_ok() =>
+            {
                 return Err(Refused::LogInFirst(log_in_address(parts)));
             }
             Err(problem) => return Err(problem.into()),

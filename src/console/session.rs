@@ -133,20 +133,25 @@ pub(super) const WHO_AM_I_PROBLEMS: &[Code] = super::auth::PROBLEMS;
 ///
 /// # Errors
 /// Two of them: a sibling domain may have set one, and which counts would be a guess.
-pub(super) fn token(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn token(headers: &HeaderMap) -> Result<Option<String>, AuthError> {
     let name = if is_secure(headers) { SECURE } else { PLAIN };
-    let mut found = headers
+    let mut found = cookies(headers, name).filter(|cookie| !cookie.value().is_empty());
+    let first = found.next();
+    if found.next().is_some() {
+        return Err(AuthError::SeveralCookies(name));
+    }
+    Ok(first.map(|cookie| cookie.value().to_owned()))
+}
+
+/// The cookies of a name, in the order in which they came.
+pub(super) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = Cookie<'a>> {
+    headers
         .get_all(header::COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(Cookie::split_parse)
         .filter_map(Result::ok)
-        .filter(|cookie| cookie.name() == name && !cookie.value().is_empty());
-    let first = found.next();
-    if found.next().is_some() {
-        return Err(Problem::new(Code::Unauthorized).detail(format!("there are two cookies {name}: delete both")));
-    }
-    Ok(first.map(|cookie| cookie.value().to_owned()))
+        .filter(move |cookie| cookie.name() == name)
 }
 
 fn session_cookie(token: String, secure: bool) -> cookie::CookieBuilder<'static> {
@@ -265,14 +270,13 @@ mod tests {
                 header::COOKIE,
                 HeaderValue::from_static(text),
             )]))
-            .map_err(|p| p.code())
         };
         assert_eq!(cookies("a=b; dispatcher_session=x.y.z"), Ok(Some("x.y.z".to_owned())));
         assert_eq!(cookies("dispatcher_session="), Ok(None));
         assert_eq!(cookies("__Host-dispatcher_session=x.y.z"), Ok(None), "not over TLS");
         assert_eq!(
             cookies("dispatcher_session=x; dispatcher_session=y"),
-            Err(Code::Unauthorized)
+            Err(AuthError::SeveralCookies(PLAIN))
         );
     }
 }

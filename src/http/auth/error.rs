@@ -15,6 +15,9 @@ pub enum AuthError {
     /// More than one `Authorization`: which of them counts would be a guess.
     #[error("the header Authorization is given more than once")]
     SeveralHeaders,
+    /// More than one cookie of this name: a sibling domain may have set one.
+    #[error("there are two cookies {0}: delete both")]
+    SeveralCookies(&'static str),
     /// Another scheme.
     #[error("the scheme of Authorization is not Bearer")]
     NotBearer,
@@ -58,7 +61,7 @@ impl AuthError {
     pub fn challenge(&self) -> HeaderValue {
         match self {
             Self::Missing | Self::NotBearer => HeaderValue::from_static("Bearer"),
-            Self::SeveralHeaders => described("invalid_request", self),
+            Self::SeveralHeaders | Self::SeveralCookies(_) => described("invalid_request", self),
             _ => described("invalid_token", self),
         }
     }

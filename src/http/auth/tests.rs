@@ -599,6 +599,7 @@ fn every_challenge_says_what_is_wrong() {
     for error in [
         AuthError::Missing,
         AuthError::SeveralHeaders,
+        AuthError::SeveralCookies("__Host-dispatcher_session"),
         AuthError::NotBearer,
         AuthError::Malformed("exp is not a time in seconds"),
         AuthError::AlgorithmNotAllowed,

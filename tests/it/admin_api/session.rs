@@ -149,13 +149,25 @@ async fn log_in_refuses_what_is_no_operator_s_token_and_leads_nowhere_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_session_cookies_are_refused_and_a_page_is_sent_to_the_log_in() {
+async fn two_session_cookies_are_refused_in_words_and_a_page_without_any_is_sent_to_the_log_in() {
     let desk = Desk::new().await;
     let cookie = cookie_of(&log_in(&desk, &desk.viewer, "/", &[]).await);
     let two = format!("{cookie}; dispatcher_session=other");
-    send(desk.request(Method::GET, "/admin/api/me").header("cookie", two))
-        .await
-        .failed(401, "unauthorized", "two cookies");
+    let refused = send(desk.request(Method::GET, "/admin/api/me").header("cookie", &two)).await;
+    refused.failed(401, "unauthorized", "two cookies");
+    let challenge = "Bearer error=\"invalid_request\", \
+                     error_description=\"there are two cookies dispatcher_session: delete both\"";
+    assert_eq!(refused.headers[header::WWW_AUTHENTICATE], challenge);
+    // The log-in would set one of them only: whoever was sent there would come back for ever.
+    let visit = desk
+        .request(Method::GET, "/")
+        .header("accept", "text/html")
+        .header("cookie", &two);
+    let told = visit.send().await.expect("an answer");
+    assert_eq!(told.status(), 401);
+    assert_eq!(told.headers()[header::WWW_AUTHENTICATE], challenge);
+    let page = told.text().await.expect("text");
+    assert!(page.contains("two cookies dispatcher_session: delete both"), "{page}");
     let visit = desk
         .request(Method::GET, "/admin/api/me?x=1&y=%2F")
         .header("accept", "text/html,*/*;q=0.8");
