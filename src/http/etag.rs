@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, header};
 
 /// Whether `If-None-Match` names this entity tag, by weak comparison, or is `*`.
-pub(super) fn is_known(tag: &str, headers: &HeaderMap) -> bool {
+pub(crate) fn is_known(tag: &str, headers: &HeaderMap) -> bool {
     headers
         .get_all(header::IF_NONE_MATCH)
         .into_iter()

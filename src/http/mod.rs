@@ -11,7 +11,7 @@ pub mod catalogue;
 pub(crate) mod committed;
 mod content_generation;
 mod edge;
-mod etag;
+pub(crate) mod etag;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod health;

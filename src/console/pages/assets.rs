@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use crate::http::{catalogue::Code, problem::Problem};
+use crate::http::{catalogue::Code, etag, problem::Problem};
 
 struct Asset {
     name: &'static str,
@@ -68,9 +68,6 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let asset = find(&name).ok_or_else(|| Problem::new(Code::NoSuchRoute))?;
     let etag = format!("\"{}\"", asset.fingerprint);
-    let known = headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|value| value.to_str().is_ok_and(|value| value.contains(&etag)));
     // During a rolling update a page can ask another version for its own assets: what comes is not kept.
     let named = query.as_deref().and_then(|query| query.strip_prefix("v=")) == Some(&*asset.fingerprint);
     let keep = if named {
@@ -83,7 +80,7 @@ pub(super) async fn show(
         (header::CACHE_CONTROL, HeaderValue::from_static(keep)),
         (header::ETAG, HeaderValue::from_str(&etag).expect("hexadecimal")),
     ];
-    Ok(if known {
+    Ok(if etag::is_known(&etag, &headers) {
         (StatusCode::NOT_MODIFIED, fixed).into_response()
     } else {
         (fixed, asset.bytes).into_response()

@@ -3,6 +3,8 @@
 
 use axum::http::{HeaderMap, header};
 
+use crate::console::session;
+
 /// The cookie that remembers a choice; without it `Accept-Language` decides.
 pub(super) const COOKIE: &str = "console_lang";
 
@@ -18,14 +20,9 @@ pub(super) enum Lang {
 impl Lang {
     /// What the request asks for: its cookie, else the first language that it accepts and we have.
     pub fn of(headers: &HeaderMap) -> Self {
-        let chosen = headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(name, _)| *name == COOKIE)
-            .and_then(|(_, value)| Self::named(value));
+        let chosen = session::cookies(headers, COOKIE)
+            .next()
+            .and_then(|cookie| Self::named(cookie.value()));
         chosen.unwrap_or_else(|| {
             let accepted = headers
                 .get(header::ACCEPT_LANGUAGE)
