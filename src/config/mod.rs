@@ -147,7 +147,7 @@ pub struct Http {
     pub header_timeout: Duration,
     /// `http.body_timeout`: to receive a request's body.
     pub body_timeout: Duration,
-    /// `http.max_header_bytes`.
+    /// `http.max_header_bytes`: of all headers together; the request line does not count.
     pub max_header_bytes: usize,
     /// `http.max_body_bytes`.
     pub max_body_bytes: usize,
@@ -155,7 +155,7 @@ pub struct Http {
     pub rate_limit: Option<u32>,
 }
 
-/// The operators' listener: metrics, health, API page.
+/// The operators' listener: console, admin API, metrics, health, API page.
 #[derive(Debug, Clone)]
 pub struct Admin {
     /// `admin.listen`.
@@ -167,7 +167,8 @@ pub struct Admin {
 pub struct Database {
     /// `database.url`; a secret, for it may hold a password.
     pub url: SecretString,
-    /// `database.max_connections`: the pool of reads (status); health, intake and relay have their own.
+    /// `database.max_connections`: the pool of reads (status) and of what replays write; health, intake, relay, results
+    /// and console have their own.
     pub max_connections: u32,
     /// `database.connect_timeout`.
     pub connect_timeout: Duration,

@@ -379,7 +379,9 @@ pub fn markdown() -> String {
          itself. `title` is the same for every occurrence, `detail` speaks of this one. `requestId` is also in the \
          header `X-Request-Id` of every answer, and in the log; a request may bring its own (1 to 128 visible ASCII \
          characters).\n\n\
-         The one exception is a request that cannot be read as HTTP at all: its connection may just be closed.\n\n\
+         There are two exceptions. The operators' console answers a browser (`Accept: text/html`, and no \
+         `Authorization`) with a page of the same status, which says `detail` and what to do. And the connection of a \
+         request that cannot be read as HTTP at all may just be closed.\n\n\
          This page is made from `src/http/catalogue.rs`.\n\n\
          | status | code | meaning | what to do |\n|---|---|---|---|\n",
     );

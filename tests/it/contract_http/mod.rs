@@ -1,4 +1,4 @@
-//! contract.md, "HTTP", line by line against the running program.
+//! What the HTTP interface promises, one by one against the running program.
 
 mod accepting;
 mod availability;
