@@ -147,8 +147,16 @@ pub async fn list_dead_letters(conn: &mut PgConnection, page: &DeadPage) -> sqlx
     .await
 }
 
+/// [`COUNTED`], where a statement is put together.
+macro_rules! counted {
+    () => {
+        10_000
+    };
+}
+pub(super) use counted;
+
 /// Letters of one kind that are counted: more is "more than ten thousand" to anybody who reads the number.
-pub(super) const COUNTED: i64 = 10_000;
+pub(super) const COUNTED: i64 = counted!();
 
 /// The unresolved ones by class, the largest group first, as far as they are counted: from class to class by the index, so
 /// that it costs the same however many there are.

@@ -9,7 +9,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{checkpoints::Lease, record::OutboxMessage};
+use super::{checkpoints::Lease, dead_letters::counted, record::OutboxMessage};
 
 /// Settings of a session whose statements look rows up by index: one plan for a statement, made once, and
 /// never a sequential scan, not even where a table was empty when the plan was made. What is switched off
@@ -58,7 +58,7 @@ pub struct News {
     pub max_id: i64,
     /// When the oldest row at or above the id asked for was written.
     pub oldest: Option<DateTime<Utc>>,
-    /// Dead letters that wait for an operator, counted up to [`DEAD_COUNT_CAP`].
+    /// Dead letters that wait for an operator, counted up to one more than [`COUNTED`](super::dead_letters::COUNTED).
     pub dead: i64,
     /// A replay is running: its rows have to be written.
     pub replaying: bool,
@@ -87,9 +87,6 @@ pub struct PollRequest {
     pub sample: bool,
 }
 
-/// Above it, the count of dead letters is not exact.
-pub const DEAD_COUNT_CAP: i64 = 10_001;
-
 macro_rules! sample {
     () => {
         "select coalesce(greatest(0, extract(epoch from clock_timestamp() - least(
@@ -108,7 +105,9 @@ macro_rules! poll_statement {
             "select c.paused,
                 coalesce((select max(id) from outbox_messages), 0) as max_id,
                 (select created_at from outbox_messages where id >= $1 order by id limit 1) as oldest,
-                (select count(*) from (select from outbox_dead_letters where resolution is null limit 10001) d) as dead,
+                (select count(*) from (select from outbox_dead_letters where resolution is null limit ",
+            counted!(),
+            " + 1) d) as dead,
                 exists (select from outbox_replays where state = 'running') as replaying, ",
             $renewed,
             " as renewed, s.oldest_transaction_seconds, s.missing
