@@ -18,7 +18,8 @@ const START_BOUND: Duration = Duration::from_secs(90);
 const STOP_BOUND: Duration = Duration::from_secs(30);
 const REQUEST_BOUND: Duration = Duration::from_secs(20);
 
-/// What a broker needs for listeners that are not open to everybody.
+/// What a broker needs for listeners that are not open to everybody. It knows rights, too: everybody has all of them where
+/// no rule says otherwise, and who comes without a login has them always.
 #[derive(Debug, Clone)]
 pub struct Security {
     /// The certificate of 127.0.0.1, PEM.
@@ -291,6 +292,9 @@ ssl.keystore.key={}
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_ssl.plain.sasl.jaas.config=\
 org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}=\"{password}\";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
 ",
         line(certificate),
         line(key)

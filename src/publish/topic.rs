@@ -38,7 +38,7 @@ fn value<'a>(settings: &'a ConfigResource, name: &str) -> Option<&'a str> {
 }
 
 /// None for an answer that asking is not allowed. Any other error, such as no answer in time, says nothing of rights.
-fn unless_denied(answer: Result<ConfigResource, KafkaError>) -> Result<Option<ConfigResource>, KafkaError> {
+pub fn unless_denied(answer: Result<ConfigResource, KafkaError>) -> Result<Option<ConfigResource>, KafkaError> {
     use RDKafkaErrorCode as E;
     match answer {
         // rdkafka 0.39 drops the error of a single resource: of a topic that exists, a refusal has no settings.

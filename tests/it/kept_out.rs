@@ -5,7 +5,9 @@ use std::io::Write as _;
 use image_job_dispatcher::dev_stack::{Beside, Security, create_topic};
 use uuid::Uuid;
 
-use crate::support::{App, PATIENCE, Record, Stage, drafts, eventually, records::read_topic, token_for};
+use crate::support::{
+    App, PATIENCE, Record, Stage, drafts, eventually, records::read_topic, rig::kafka_libs, token_for,
+};
 
 const USER: &str = "dispatcher";
 const PASSWORD: &str = "open sesame";
@@ -26,6 +28,21 @@ async fn secured() -> (Stage, tempfile::NamedTempFile) {
         ..Beside::default()
     };
     (Stage::with_listeners(&beside).await, trusted)
+}
+
+/// The settings of who logs in there.
+fn login<'a>(brokers: &'a str, trusted: &'a tempfile::NamedTempFile, password: &'a str) -> [(&'a str, &'a str); 6] {
+    [
+        ("kafka.brokers", brokers),
+        ("kafka.properties.security_protocol", "SASL_SSL"),
+        (
+            "kafka.properties.ssl_ca_location",
+            trusted.path().to_str().expect("a path"),
+        ),
+        ("kafka.properties.sasl_mechanism", "PLAIN"),
+        ("kafka.properties.sasl_username", USER),
+        ("kafka.properties.sasl_password", password),
+    ]
 }
 
 async fn accept(stage: &Stage, app: &App, jobs: usize) -> Vec<String> {
@@ -102,19 +119,7 @@ async fn a_broker_that_speaks_tls_is_named_so_and_with_its_certificate_all_is_pu
 async fn a_wrong_kafka_password_is_named_so_and_with_the_right_one_all_is_published() {
     let (stage, trusted) = secured().await;
     let brokers = stage.servers().kafka.login_bootstrap();
-    let login = |password| {
-        [
-            ("kafka.brokers", &*brokers),
-            ("kafka.properties.security_protocol", "SASL_SSL"),
-            (
-                "kafka.properties.ssl_ca_location",
-                trusted.path().to_str().expect("a path"),
-            ),
-            ("kafka.properties.sasl_mechanism", "PLAIN"),
-            ("kafka.properties.sasl_username", USER),
-            ("kafka.properties.sasl_password", password),
-        ]
-    };
+    let login = |password| login(&brokers, &trusted, password);
     let app = stage.app_with(&[], &login("open barley")).await;
     let mut accepted = accept(&stage, &app, 10).await;
     logged(
@@ -134,6 +139,40 @@ async fn a_wrong_kafka_password_is_named_so_and_with_the_right_one_all_is_publis
     let app = stage.app_with(&[], &login(PASSWORD)).await;
     accepted.extend(accept(&stage, &app, 1).await);
     all_of(&stage, &accepted).await;
+}
+
+/// What the broker's own tool says of rules that it adds to those of the topic.
+async fn add_rules(stage: &Stage, rules: &[&str]) {
+    let mut tool = kafka_libs().await.tool("org.apache.kafka.tools.AclCommand");
+    tool.args(["--bootstrap-server", &stage.servers().kafka.bootstrap(), "--add"])
+        .args(["--topic", &stage.topic])
+        .args(rules);
+    let output = tokio::task::spawn_blocking(move || tool.output())
+        .await
+        .expect("a task")
+        .expect("Java runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_not_ask_for_the_topics_settings_is_told_so_by_doctor_and_by_an_audit() {
+    let (stage, trusted) = secured().await;
+    add_rules(&stage, &["--allow-principal", "User:*", "--operation", "All"]).await;
+    let rule = format!("User:{USER}");
+    add_rules(&stage, &["--deny-principal", &rule, "--operation", "DescribeConfigs"]).await;
+    let brokers = stage.servers().kafka.login_bootstrap();
+    let login = login(&brokers, &trusted, PASSWORD);
+    eventually("the broker knows the rules", PATIENCE, async || {
+        let ran = stage.run_with(&["doctor"], &login).await;
+        let said = String::from_utf8(ran.stdout).expect("UTF-8");
+        let told = said.contains("give the user DescribeConfigs on the topic");
+        if told { Ok(()) } else { Err(said) }
+    })
+    .await;
+    let ran = stage.run_with(&["audit"], &login).await;
+    let said = String::from_utf8(ran.stderr).expect("UTF-8");
+    assert_eq!(ran.status.code(), Some(0), "{said}");
+    assert!(said.contains("the topic's settings may not be read"), "{said}");
 }
 
 async fn require(conn: &mut redis::aio::MultiplexedConnection, password: &str) {

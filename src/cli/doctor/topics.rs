@@ -9,7 +9,10 @@ use rdkafka::{
 };
 
 use super::{CALL_TIMEOUT, Finding, bytes, duration};
-use crate::{config, publish::client::base_config};
+use crate::{
+    config,
+    publish::{client::base_config, topic::unless_denied},
+};
 
 /// A reader that is away for longer than this misses records; so does the search for what was published.
 const SHORT_RETENTION_SECONDS: i64 = 3600;
@@ -166,14 +169,19 @@ fn judge_replicas(check: &'static str, topic: &Topic, brokers: usize) -> Finding
 }
 
 async fn check_settings(names: &Names, name: &str, kafka: &config::Kafka, topic: &Topic) -> Vec<Finding> {
-    match describe(kafka, name).await {
-        Ok(settings) => judge_settings(names, kafka.max_message_bytes, topic.replicas, |name| {
+    match unless_denied(describe(kafka, name).await) {
+        Ok(Some(settings)) => judge_settings(names, kafka.max_message_bytes, topic.replicas, |name| {
             settings.get(name).and_then(|entry| entry.value.clone())
         }),
+        Ok(None) => vec![Finding::warn(
+            names.settings,
+            format!("no right to read the settings of {name}"),
+            "give the user DescribeConfigs on the topic, so that oversized messages are refused at the door",
+        )],
         Err(error) => vec![Finding::warn(
             names.settings,
             format!("the settings of {name} cannot be read: {error}"),
-            "give the user DescribeConfigs on the topic, so that oversized messages are refused at the door",
+            "look at the brokers' logs",
         )],
     }
 }
