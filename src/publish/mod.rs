@@ -30,7 +30,8 @@ pub enum FailureClass {
 pub fn classify(code: RDKafkaErrorCode) -> FailureClass {
     use RDKafkaErrorCode as E;
     match code {
-        E::MessageSizeTooLarge => FailureClass::Record("message-too-large"),
+        // The second is said of a batch larger than `segment.bytes`, which may be smaller than `max.message.bytes`.
+        E::MessageSizeTooLarge | E::MessageBatchTooLarge => FailureClass::Record("message-too-large"),
         E::InvalidRecord => FailureClass::Record("invalid-record"),
         E::PurgeQueue | E::PurgeInflight | E::MessageTimedOut | E::Fatal | E::OutOfOrderSequenceNumber => {
             FailureClass::Unknown
@@ -72,10 +73,10 @@ mod tests {
         ] {
             assert_eq!(classify(code), FailureClass::Outage, "{code:?}");
         }
-        assert_eq!(
-            classify(E::MessageSizeTooLarge),
-            FailureClass::Record("message-too-large")
-        );
+        // Above the topic's max.message.bytes, and above its segment.bytes.
+        for code in [E::MessageSizeTooLarge, E::MessageBatchTooLarge] {
+            assert_eq!(classify(code), FailureClass::Record("message-too-large"), "{code:?}");
+        }
         assert_eq!(classify(E::PurgeInflight), FailureClass::Unknown);
     }
 }

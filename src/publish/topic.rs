@@ -72,8 +72,10 @@ impl TopicInspector {
     /// describe the topic's configuration.
     pub async fn record_limit(&self) -> Result<usize, KafkaError> {
         let settings = self.describe().await?;
-        let topic_limit = value(&settings, "max.message.bytes").and_then(|v| v.parse().ok());
-        Ok(topic_limit.map_or(self.own_limit, |topic: usize| topic.min(self.own_limit)))
+        // A batch larger than a segment is refused as well.
+        let limits = ["max.message.bytes", "segment.bytes"];
+        let limits = limits.map(|name| value(&settings, name).and_then(|v| v.parse::<usize>().ok()));
+        Ok(limits.into_iter().flatten().fold(self.own_limit, usize::min))
     }
 
     /// What the topic deletes by itself. Needs the same right; none: the broker says that it is missing.

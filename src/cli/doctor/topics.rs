@@ -206,6 +206,8 @@ fn judge_settings(names: &Names, ours: usize, replicas: usize, value: impl Fn(&s
         findings.push(judge_min_isr(names.min_isr, min, replicas as i64));
     }
     if let (Some(check), Some(limit)) = (names.limit, number("max.message.bytes")) {
+        // A batch larger than a segment is refused as well.
+        let limit = number("segment.bytes").map_or(limit, |segment| segment.min(limit));
         findings.push(judge_limit(check, limit, ours as i64));
     }
     if let Some(ms) = number("retention.ms").filter(|ms| *ms >= 0) {
@@ -248,7 +250,8 @@ fn judge_limit(check: &'static str, limit: i64, ours: i64) -> Finding {
         return Finding::warn(
             check,
             format!("{found}: larger jobs are refused with 413, and waiting ones die"),
-            "raise max.message.bytes of the topic, or lower kafka.max_message_bytes to it, if that is meant",
+            "raise max.message.bytes of the topic (and segment.bytes, if that is smaller), or lower \
+             kafka.max_message_bytes to it, if that is meant",
         );
     }
     Finding::ok(check, found)
@@ -329,6 +332,10 @@ mod tests {
         assert_eq!(
             judge(3, &[("max.message.bytes", "1048588")]),
             [("kafka.max_message_bytes", Status::Ok)]
+        );
+        assert_eq!(
+            judge(3, &[("max.message.bytes", "1048588"), ("segment.bytes", "1048575")]),
+            [("kafka.max_message_bytes", Status::Warn)]
         );
         assert_eq!(
             judge(3, &[("unclean.leader.election.enable", "true")]),
