@@ -134,7 +134,7 @@ fn refusal(error: &AcceptError, draft_id: Uuid) -> Problem {
         AcceptError::NoRecommendation => Problem::new(Code::NoRecommendation),
         AcceptError::DraftIncomplete => Problem::new(Code::DraftIncomplete),
         AcceptError::TooLarge { size, limit } => Problem::new(Code::MessageTooLarge).detail(format!(
-            "the job's message would have {size} bytes, and the topic takes {limit}"
+            "the job's message would have {size} bytes when it is sent again, and the topic takes {limit}"
         )),
         AcceptError::KeyReused => Problem::new(Code::IdempotencyKeyReused),
         AcceptError::KeyInProgress => Problem::new(Code::IdempotencyInProgress).retry_after(SOON),

@@ -96,7 +96,8 @@ pub enum Decision {
 ///
 /// The key comes first: a repeat of a success gets the first answer whatever became of the draft since. A
 /// key is its user's own, so nothing of another user can be seen by it. Then the draft, in the order in
-/// which an owner would mend it; `limit` is in bytes, as [`batch_size`] counts them.
+/// which an owner would mend it; `limit` is in bytes, as [`batch_size`] counts them, and a replay of the message is
+/// within it as well.
 pub fn decide(
     request: &AcceptRequest,
     draft: Option<&EventDraft>,
@@ -119,14 +120,15 @@ pub fn decide(
     if !draft.has_title() {
         return Decision::Refuse(AcceptError::DraftIncomplete);
     }
-    let message = OutboxMessage {
+    let mut message = OutboxMessage {
         id: i64::MAX,
         event_id: identity.event_id,
         job_id: identity.job_id,
         key: draft.id,
         event_time: identity.at,
         created_at: identity.at,
-        replay_id: None,
+        // As large as it will ever be: a replay of it carries one header more, and must not be refused for that.
+        replay_id: Some(Uuid::max()),
         traceparent: request.traceparent.clone(),
         payload: payload(identity.job_id, draft),
     };
@@ -134,6 +136,7 @@ pub fn decide(
         let size = batch_size(&message);
         return Decision::Refuse(AcceptError::TooLarge { size, limit });
     }
+    message.replay_id = None;
     Decision::Write(Box::new(NewJob {
         user_id: request.user_id,
         idempotency_key: request.idempotency_key.clone(),
@@ -267,9 +270,12 @@ mod tests {
         }
 
         #[test]
-        fn the_limit_is_right_to_the_byte(draft in ready(), traceparent in option::of("[0-9a-f]{55}")) {
+        fn the_limit_is_right_to_the_byte_for_the_message_and_for_its_replays(draft in ready(), traceparent in option::of("[0-9a-f]{55}")) {
             let request = AcceptRequest { traceparent, ..request() };
-            let size = batch_size(&written(decide(&request, Some(&draft), None, identity(), NO_LIMIT)).message);
+            let job = written(decide(&request, Some(&draft), None, identity(), NO_LIMIT));
+            prop_assert_eq!(job.message.replay_id, None);
+            // A dead letter that nobody expects: what was taken once is refused when it is sent again.
+            let size = batch_size(&OutboxMessage { replay_id: Some(Uuid::max()), ..job.message });
             written(decide(&request, Some(&draft), None, identity(), size));
             let refused = decide(&request, Some(&draft), None, identity(), size - 1);
             let is_named = matches!(refused, Decision::Refuse(AcceptError::TooLarge { size: s, limit: l }) if s == size && l == size - 1);

@@ -52,7 +52,7 @@ pub enum AcceptError {
     /// The record would be refused by the topic; both in bytes.
     #[error("the message has {size} bytes, and the topic takes {limit}")]
     TooLarge {
-        /// Of the record, uncompressed, as the broker counts it.
+        /// Of the record of a replay, the largest there will be, uncompressed, as the broker counts it.
         size: usize,
         /// The smaller of the topic's and the producer's.
         limit: usize,

@@ -62,7 +62,8 @@ const BATCH_OVERHEAD: usize = 61;
 /// The size of a batch that carries this record alone, uncompressed: what the broker compares with the
 /// topic's `max.message.bytes`.
 ///
-/// While accepting, the id is not known yet: give [`i64::MAX`], whose text is the longest.
+/// While accepting, the id is not known yet: give [`i64::MAX`], whose text is the longest, and any replay's id, for a
+/// replay of the message must be taken as well.
 pub fn batch_size(m: &OutboxMessage) -> usize {
     let mut headers = 0;
     let mut count = 0;
