@@ -31,6 +31,8 @@ fn why_refused(property: &str) -> Option<&'static str> {
         "queuing.strategy" => "fifo is fixed: lifo turns the order round",
         "transactional.id" => "it is made from the topic and the installation's id",
         "delivery.report.only.error" => "false is fixed: every record's report is its receipt",
+        // Two names of one setting are set in no order.
+        "queue.buffering.max.ms" => "set kafka.properties.linger.ms, of which it is another name",
         "message.max.bytes" => "set kafka.max_message_bytes: accepting and publishing must use one limit",
         "bootstrap.servers" | "metadata.broker.list" => "set kafka.brokers",
         _ => return None,

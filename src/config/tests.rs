@@ -254,7 +254,7 @@ fn librdkafka_properties_are_taken_from_everywhere() {
 }
 
 #[test]
-fn properties_that_the_guarantee_rests_on_are_refused_with_the_reason() {
+fn properties_that_the_guarantee_rests_on_and_second_names_of_ours_are_refused_with_the_reason() {
     for name in [
         "acks",
         "request.required.acks",
@@ -273,6 +273,7 @@ fn properties_that_the_guarantee_rests_on_are_refused_with_the_reason() {
         "metadata.broker.list",
         "message.max.bytes",
         "enable.gapless.guarantee",
+        "queue.buffering.max.ms",
     ] {
         let key = format!("kafka.properties.{name}");
         let said = problem(&env(&[(&names::variable(&key), "1")]));
