@@ -188,16 +188,22 @@ impl<'a> TopicReader<'a> {
         }
     }
 
-    /// The first offset whose record is not older than `at`; none: all are.
+    /// The first offset whose record is not older than `at`; none: all that are retained are older.
+    ///
+    /// # Errors
+    /// Also when only this partition could not be asked about: an answer without an offset reads like none.
     pub fn offset_at(&self, partition: i32, at: DateTime<Utc>) -> Result<Option<i64>, ReadError> {
         let mut times = TopicPartitionList::new();
         times.add_partition_offset(self.topic, partition, Offset::Offset(at.timestamp_millis()))?;
         let offsets = self.committed.offsets_for_times(times, CALL_TIMEOUT)?;
-        let found = offsets.find_partition(self.topic, partition);
-        Ok(found.and_then(|p| match p.offset() {
+        let Some(found) = offsets.find_partition(self.topic, partition) else {
+            return Ok(None);
+        };
+        found.error()?;
+        Ok(match found.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,
-        }))
+        })
     }
 
     /// Reads all spans, each at most to the end of its partition, and calls `each` for every record until it breaks.
@@ -314,4 +320,37 @@ pub fn identify(message: &impl Message) -> (Option<i64>, Option<Uuid>) {
         }
     }
     (outbox_id, event_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        mocking::MockCluster,
+        types::{RDKafkaApiKey, RDKafkaRespErr},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_partition_that_could_not_be_asked_about_is_not_one_without_younger_records() {
+        let cluster = MockCluster::new(1).expect("a cluster");
+        let mut kafka = config::Config::load(&config::Sources::default())
+            .expect("defaults")
+            .kafka;
+        kafka.brokers = cluster.bootstrap_servers();
+        cluster.create_topic(&kafka.topic, 1, 1).expect("a topic");
+        let go_on = AtomicBool::new(false);
+        let reader = TopicReader::new(&kafka, &go_on).expect("a reader");
+        assert_eq!(
+            reader.offset_at(0, Utc::now()).expect("an answer"),
+            None,
+            "nothing is in it"
+        );
+        cluster.request_errors(
+            RDKafkaApiKey::ListOffsets,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+        );
+        let refused = reader.offset_at(0, Utc::now());
+        assert!(refused.is_err(), "{refused:?}");
+    }
 }
