@@ -15,6 +15,9 @@ pub const CHECKPOINT_PARTITION_SEQS: i64 = 1_000_000;
 const DAYS_AHEAD: u64 = 2;
 /// How long a change of partitions waits for a lock before it gives up; it is tried again later.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The comment of a partition that is going: what is detached and has it is ours to drop. A table that an operator has
+/// detached or restored, to keep it or to look into it, has a name like a partition's and not this.
+const GOING: &str = "retention is dropping this partition";
 /// Serialises the makers; released with the transaction. The number has no meaning beyond being ours.
 const MAKER_LOCK: i64 = 0x6f75_7462_6f78; // "outbox"
 
@@ -150,10 +153,11 @@ pub struct Before {
 /// Drops the partitions of which nothing is needed any more: every row settled and older than `before` says,
 /// and, in `outbox_messages`, every row accounted for by a receipt or a dead letter. With `dry_run`, only
 /// says which. Runs outside a transaction (`detach concurrently` demands it), waits for open snapshots at
-/// most [`LOCK_TIMEOUT`] and then leaves the partition for the next call, which finishes a detach half done.
+/// most [`LOCK_TIMEOUT`] and then leaves the partition for the next call, which finishes what was half done.
 pub async fn drop_settled(conn: &mut PgConnection, before: Before, dry_run: bool) -> sqlx::Result<Vec<Dropped>> {
     if !dry_run {
         finish_pending_detaches(conn).await?;
+        drop_detached(conn).await?;
     }
     let mut dropped = Vec::new();
     let Before { messages, jobs } = before;
@@ -271,24 +275,68 @@ async fn finish_pending_detaches(conn: &mut PgConnection) -> sqlx::Result<()> {
     .fetch_all(&mut *conn)
     .await?;
     for (parent, partition) in pending {
+        mark_going(conn, &partition).await?;
         execute(
             conn,
             format!("alter table {parent} detach partition {partition} finalize"),
         )
         .await?;
-        execute(conn, format!("drop table {partition}")).await?;
-        tracing::info!(partition, "finished dropping a partition");
     }
     Ok(())
 }
 
+/// Drops what was detached and has not been dropped since. What cannot be dropped stays, and keeps nothing else from
+/// going.
+async fn drop_detached(conn: &mut PgConnection) -> sqlx::Result<()> {
+    for table in read_detached(conn, true).await? {
+        match execute(conn, format!("drop table if exists {table}")).await {
+            Ok(()) => tracing::info!(partition = table, "finished dropping a partition"),
+            Err(error @ sqlx::Error::Database(_)) => {
+                tracing::warn!(%error, partition = table, "a detached partition cannot be dropped; it is tried again");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Tables that are named as partitions are, are none, and that retention has not left behind: nobody drops them.
+pub async fn read_leftovers(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    read_detached(conn, false).await
+}
+
+/// Ordinary tables beside ours that are named as partitions are and are none: those that are going, or the others. One
+/// that is being made is not seen before it is attached.
+async fn read_detached(conn: &mut PgConnection, going: bool) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "select c.oid::regclass::text from pg_class c
+         where c.relkind = 'r'
+           and c.relnamespace = (select relnamespace from pg_class where oid = 'outbox_messages'::regclass)
+           and c.relname ~ '^(outbox_messages|outbox_checkpoints|jobs|job_results)_[0-9]+$'
+           and not exists (select from pg_inherits i where i.inhrelid = c.oid)
+           and (obj_description(c.oid, 'pg_class') is not distinct from $1) = $2
+         order by length(c.relname), c.relname",
+    )
+    .bind(GOING)
+    .bind(going)
+    .fetch_all(conn)
+    .await
+}
+
+async fn mark_going(conn: &mut PgConnection, partition: &str) -> sqlx::Result<()> {
+    execute(conn, format!("comment on table {partition} is '{GOING}'")).await
+}
+
 async fn drop_partition(conn: &mut PgConnection, parent: &str, partition: &str) -> sqlx::Result<()> {
+    // Detaching and dropping cannot be one transaction.
+    mark_going(conn, partition).await?;
     execute(
         conn,
         format!("alter table {parent} detach partition {partition} concurrently"),
     )
     .await?;
-    execute(conn, format!("drop table {partition}")).await
+    // Another round may have been quicker.
+    execute(conn, format!("drop table if exists {partition}")).await
 }
 
 /// One statement outside a transaction, under the lock time-out.

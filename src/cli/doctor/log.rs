@@ -9,7 +9,7 @@ use crate::{
         audits::read_standing_audit,
         control::read_pause,
         overview::{Overview, read_overview},
-        partitions::end_of,
+        partitions::{self, end_of},
         schema::{self, Migrated, Misfit},
     },
 };
@@ -64,6 +64,7 @@ pub(super) async fn check_log(conn: &mut PgConnection, context: &Context) -> sql
         check_drafts(conn).await?,
         check_sequence(conn).await?,
         check_partitions(conn, context.config.outbox.partition_rows).await?,
+        judge_leftovers(&partitions::read_leftovers(conn).await?),
     ];
     let overview = read_overview(conn).await?;
     let pause = read_pause(conn).await?;
@@ -214,6 +215,20 @@ fn judge_partitions(ahead: &Ahead, partition_rows: i64) -> Finding {
         );
     }
     Finding::ok(CHECK, found)
+}
+
+/// Retention drops what it has detached itself; of any other it cannot know that nobody keeps it.
+fn judge_leftovers(tables: &[String]) -> Finding {
+    const CHECK: &str = "schema.leftovers";
+    if tables.is_empty() {
+        return Finding::ok(CHECK, "no table is named like a partition and is none");
+    }
+    let tables = tables.join(", ");
+    Finding::warn(
+        CHECK,
+        format!("named like partitions and none: {tables}; nobody drops them, and their disk stays taken"),
+        format!("if nobody keeps them on purpose, `drop table {tables}`; otherwise rename them"),
+    )
 }
 
 fn check_leader(o: &Overview) -> Finding {

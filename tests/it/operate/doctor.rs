@@ -130,6 +130,13 @@ const DAMAGES: &[Damage] = &[
                  end $$",
     },
     Damage {
+        done: "create table jobs_20200101 (like jobs)",
+        check: "schema.leftovers",
+        status: "warn",
+        word: "drop table jobs_20200101",
+        undone: "drop table jobs_20200101",
+    },
+    Damage {
         done: "do $$ begin execute format('alter database %I set synchronous_commit = off', current_database()); end $$",
         check: "postgresql.durability",
         status: "fail",

@@ -199,3 +199,51 @@ async fn jobs_are_kept_as_long_as_their_own_retention_says_and_never_shorter_tha
         assert_eq!(listed, goes, "{messages}, {jobs}: {gone:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_detached_and_not_dropped_goes_in_a_later_round_and_nothing_else_of_such_a_name() {
+    let stage = Stage::new().await;
+    let mut conn = stage.connect().await;
+    let then = Utc::now() - TimeDelta::days(9);
+    partitions::ensure_jobs(&mut conn, then).await.expect("partitions");
+    let table = format!("jobs_{}", then.format("%Y%m%d"));
+    let before = partitions::Before {
+        messages: chrono::DateTime::UNIX_EPOCH,
+        jobs: Utc::now() - TimeDelta::days(3),
+    };
+    let is_there = async |table: &str| {
+        sqlx::query_as::<_, (bool, bool)>(
+            "select to_regclass($1) is not null,
+                    exists (select from pg_inherits where inhrelid = to_regclass($1))",
+        )
+        .bind(table)
+        .fetch_one(&stage.pool)
+        .await
+        .expect("an answer")
+    };
+    // As an operator restores one to look into it.
+    run_sql(&stage, "create table jobs_20200101 (like jobs)").await;
+    // Stops the drop, and not the detaching.
+    run_sql(&stage, &format!("create view of_an_operator as select id from {table}")).await;
+    assert_eq!(is_there(&table).await, (true, true));
+    let stopped = partitions::drop_settled(&mut conn, before, false).await;
+    assert!(stopped.is_err(), "the view needs it: {stopped:?}");
+    assert_eq!(is_there(&table).await, (true, false), "detached, and still there");
+
+    let others = partitions::drop_settled(&mut conn, before, false).await;
+    assert!(others.is_ok(), "it keeps no other from going: {others:?}");
+    assert_eq!(is_there(&table).await, (true, false));
+    run_sql(&stage, "drop view of_an_operator").await;
+    partitions::drop_settled(&mut conn, before, false)
+        .await
+        .expect("a round");
+    assert_eq!(is_there(&table).await, (false, false));
+    assert_eq!(is_there("jobs_20200101").await, (true, false));
+}
+
+async fn run_sql(stage: &Stage, statement: &str) {
+    sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()))
+        .execute(&stage.pool)
+        .await
+        .expect("it is done");
+}
