@@ -15,7 +15,8 @@ use super::{
 /// Rows written by one transaction at most.
 const CHUNK: i64 = 500;
 
-/// Ids looked at by one transaction at most: a filter that matches little does not make it long.
+/// Ids looked at by one transaction at most, so that a filter that matches little does not make it long, nor a set of
+/// many ranges what it is told of that set.
 const SCAN_IDS: i64 = 50_000;
 
 /// What a replay may catch up at once after it could not write for a while, as time at its rate.
@@ -57,7 +58,6 @@ struct Running {
     reason: String,
     requested_by: String,
     upper_bound: i64,
-    within: String,
     cursor: i64,
     rate: i32,
     due_at: DateTime<Utc>,
@@ -144,7 +144,7 @@ async fn lock_replay(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
     match which {
         Which::Due => {
             sqlx::query_as(
-                "select id, filter, reason, requested_by, upper_bound, within::text as within, cursor, rate, due_at,
+                "select id, filter, reason, requested_by, upper_bound, cursor, rate, due_at,
                         clock_timestamp() as now
                  from outbox_replays
                  where state = 'running' and due_at <= clock_timestamp()
@@ -157,7 +157,7 @@ async fn lock_replay(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
         }
         Which::One(id) => {
             sqlx::query_as(
-                "select id, filter, reason, requested_by, upper_bound, within::text as within, cursor, rate, due_at,
+                "select id, filter, reason, requested_by, upper_bound, cursor, rate, due_at,
                         clock_timestamp() as now
                  from outbox_replays
                  where state = 'running' and id = $2 and not ($1 and (select paused from outbox_control))
@@ -169,6 +169,34 @@ async fn lock_replay(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
             .await
         }
     }
+}
+
+/// What of the frozen set a step looks at.
+#[derive(sqlx::FromRow)]
+struct Part {
+    /// The text of an `int8multirange`.
+    ids: String,
+    /// The last id that may be among them.
+    end: i64,
+}
+
+/// Reads the set's next part: `most` ids from the first one behind the cursor, however many lie between. The set is cut
+/// by the server: one of millions of ranges, as an audit of a lost partition leaves it, takes seconds to be written out.
+async fn read_part(conn: &mut PgConnection, replay: &Running, most: Option<i64>) -> sqlx::Result<Part> {
+    sqlx::query_as(
+        "with rest as materialized (
+             select within * int8multirange(int8range($2::bigint + 1, $3::bigint + 1)) as ids from outbox_replays where id = $1
+         ), until as materialized (
+             select ids, least(lower(ids) + $4::bigint - 1, $3) as id from rest
+         )
+         select (ids * int8multirange(int8range($2 + 1, until.id + 1)))::text as ids, until.id as end from until",
+    )
+    .bind(replay.id)
+    .bind(replay.cursor)
+    .bind(replay.upper_bound)
+    .bind(most)
+    .fetch_one(conn)
+    .await
 }
 
 /// Part of a choice.
@@ -186,13 +214,13 @@ macro_rules! chunk {
 }
 
 async fn choose_chunk(conn: &mut PgConnection, replay: &Running, limit: i64) -> sqlx::Result<Chunk> {
-    // Dead letters, and ids that were named, are few among many: they need no bound on the ids looked at.
-    let end = match replay.filter.0 {
-        Selection::Window(_) | Selection::Missing { .. } => {
-            replay.upper_bound.min(replay.cursor.saturating_add(SCAN_IDS))
-        }
-        Selection::Name { .. } | Selection::Dead { .. } => replay.upper_bound,
+    // Dead letters, and ids that were named, are few among many: they need no bound on the ids looked at. Names are no
+    // more than fit into a command or a request, and dead letters are looked for within what is settled.
+    let most = match replay.filter.0 {
+        Selection::Window(_) | Selection::Missing { .. } => Some(SCAN_IDS),
+        Selection::Name { .. } | Selection::Dead { .. } => None,
     };
+    let Part { ids: within, end } = read_part(conn, replay, most).await?;
     let p = replay.filter.params();
     let query = match replay.filter.0 {
         Selection::Window(_) | Selection::Missing { .. } => {
@@ -208,7 +236,7 @@ async fn choose_chunk(conn: &mut PgConnection, replay: &Running, limit: i64) -> 
     };
     let ids: Vec<i64> = sqlx::query_scalar(query)
         .persistent(false)
-        .bind(&replay.within)
+        .bind(within)
         .bind(p.window.from)
         .bind(p.window.to)
         .bind(p.window.key)

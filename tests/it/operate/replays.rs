@@ -4,11 +4,11 @@ use chrono::{SecondsFormat, Utc};
 use futures_util::future::join_all;
 use image_job_dispatcher::outbox::replays::{Pace, Which, advance};
 use serde_json::json;
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{insert_messages, job_of, kill, replayed, run, settle};
-use crate::support::{PATIENCE, Stage, eventually};
+use crate::support::{PATIENCE, Stage, eventually, proxy::Proxy};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_operation_id_starts_one_replay_however_often_it_is_given() {
@@ -363,4 +363,71 @@ async fn a_replay_sends_exactly_its_selection_through_the_relay_with_the_same_ev
         .collect();
     assert_eq!(replayed_ids, expected);
     assert_eq!(replayed(&stage.pool).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_of_a_scattered_replay_is_told_only_what_it_can_look_at_and_passes_over_gaps() {
+    /// Each an id of its own, between others that are not part of it.
+    const RANGES: i64 = 200_000;
+    /// Their text has more than three times as many.
+    const BYTES_OF_A_STEP: u32 = 1_000_000;
+    /// 50,000 ids each, and one that is full.
+    const STEPS: i64 = 2 * RANGES / 50_000 + 2;
+    const FAR: i64 = 900_000;
+    let stage = Stage::new().await;
+    let mut all: Vec<i64> = sqlx::query_scalar(
+        "insert into outbox_messages (id, event_id, job_id, key, event_time, created_at, payload)
+         overriding system value
+         select id, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), clock_timestamp(), clock_timestamp(), '{}'
+         from (select 2 * n as id from generate_series(1, 900) n union all select $1) ids
+         returning id",
+    )
+    .bind(FAR)
+    .fetch_all(&stage.pool)
+    .await
+    .expect("messages");
+    all.sort_unstable();
+    sqlx::query("select setval('outbox_messages_id_seq', $1)")
+        .bind(FAR)
+        .execute(&stage.pool)
+        .await
+        .expect("a sequence");
+    let id = Uuid::now_v7();
+    sqlx::query(
+        "insert into outbox_replays (id, operation_id, filter, reason, requested_by, lower_bound, upper_bound, within,
+                                     cursor, matched, rate)
+         select $1, 'scattered', $2, 'lost', 'a test', 2, $3,
+                range_agg(int8range(2 * n, 2 * n + 1)) + int8multirange(int8range($3, $3 + 1)), 1, $4, 1000000
+         from generate_series(1, $5) n",
+    )
+    .bind(id)
+    .bind(json!({"by": "missing", "audit": Uuid::nil()}))
+    .bind(FAR)
+    .bind(all.len() as i64)
+    .bind(RANGES)
+    .execute(&stage.pool)
+    .await
+    .expect("a replay");
+
+    let proxy = Proxy::start(stage.servers().postgres.port()).await;
+    let mut database = url::Url::parse(&stage.database_url).expect("a URL");
+    database.set_port(Some(proxy.port)).expect("a port");
+    let mut conn = PgConnection::connect(database.as_str()).await.expect("a connection");
+    let mut steps = 0;
+    loop {
+        // What answers with more loses its connection.
+        proxy.cut_after_answered(BYTES_OF_A_STEP);
+        let mut tx = conn.begin().await.expect("a transaction");
+        let step = advance(&mut tx, Which::One(id), Pace::Now)
+            .await
+            .expect("a step")
+            .expect("it runs");
+        tx.commit().await.expect("a commit");
+        steps += 1;
+        if step.done {
+            break;
+        }
+    }
+    assert_eq!(replayed(&stage.pool).await, all);
+    assert!(steps <= STEPS, "{steps} steps");
 }
