@@ -11,7 +11,7 @@ use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 use super::position::{Changes, Ids, MultirangeError, Position, from_multirange, to_multirange};
 
 /// Every so many checkpoints one is a base: it carries the whole position, and a start reads it and the
-/// rows after it.
+/// rows after it, as every question for the position does. Whoever appends sees to it, in a start that waits as well.
 pub const BASE_EVERY: i64 = 256;
 
 /// Where Kafka put a message: the proof of its delivery.
@@ -156,12 +156,15 @@ pub struct Beginning {
     pub position: Position,
     /// For each partition, where the tail read begins; shorter than the topic when that has grown.
     pub next_offsets: Vec<i64>,
+    /// The number of the base.
+    pub base: i64,
 }
 
 /// Reads the position that the checkpoints up to `lease.seq` add up to.
 pub async fn read_position(conn: &mut PgConnection, lease: &Lease) -> Result<Beginning, CheckpointError> {
     let row = sqlx::query(
-        "select p.passed::text as passed, p.closed::text as closed, c.next_offsets
+        "select p.passed::text as passed, p.closed::text as closed, c.next_offsets,
+                (select max(seq) from outbox_checkpoints where base_passed is not null) as base
          from outbox_position() p, outbox_checkpoints c where c.seq = $1",
     )
     .bind(lease.seq)
@@ -175,6 +178,7 @@ pub async fn read_position(conn: &mut PgConnection, lease: &Lease) -> Result<Beg
     Ok(Beginning {
         position: Position::new(set("passed", &row)?, set("closed", &row)?),
         next_offsets: row.try_get("next_offsets")?,
+        base: row.try_get("base")?,
     })
 }
 

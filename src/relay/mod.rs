@@ -208,10 +208,10 @@ async fn term(relay: &Relay, memory: &mut Memory, cancel: &CancellationToken) ->
         return error.into();
     }
     let began = async {
-        let (db, lease, lease_ends) = standby::stand_by(relay, cancel).await?;
+        let (db, lease) = standby::stand_by(relay, cancel).await?;
         relay.leading.send_replace(true);
         relay.metrics.leading.set(1);
-        start::start(relay, memory, db, lease, lease_ends, cancel).await
+        start::start(relay, memory, db, lease, cancel).await
     };
     let end = match began.await {
         Ok(started) => {

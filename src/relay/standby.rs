@@ -1,6 +1,6 @@
 //! Standing by until the lease can be taken.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
@@ -11,18 +11,16 @@ use crate::outbox::checkpoints::{self, Lease};
 /// A standby looks at least this often, so that a lease that was given back is found soon.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Returns with the lease, the connection that took it, and when it ends by our own clock, counted from
-/// before the statement was sent.
-pub(super) async fn stand_by(relay: &Relay, cancel: &CancellationToken) -> Result<(PgConnection, Lease, Instant), End> {
+/// Returns with the lease and the connection that took it.
+pub(super) async fn stand_by(relay: &Relay, cancel: &CancellationToken) -> Result<(PgConnection, Lease), End> {
     let mut db = relay.connect().await?;
     loop {
-        let sent_at = Instant::now();
         let length = relay.options.lease;
         failpoint!("relay.take_over.before", lost);
         let taken = within(checkpoints::take_over(&mut db, &relay.leader, length)).await?;
         if let Some(lease) = taken {
             failpoint!("relay.take_over.after", lost);
-            return Ok((db, lease, sent_at + length));
+            return Ok((db, lease));
         }
         let leadership = within(checkpoints::read_leadership(&mut db)).await?;
         // A little later than the end, so that one look is enough.

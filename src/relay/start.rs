@@ -5,6 +5,7 @@
 //! what is found. What the tail read cannot see is still on the wire: hence the window in the promise.
 
 mod hanging;
+mod holding;
 mod opening;
 
 use std::{
@@ -18,9 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     hanging::Ended,
+    holding::Holding,
     opening::{NotOpened, ToOpen, open_kafka},
 };
-use super::{End, Memory, Relay, within};
+use super::{
+    End, Memory, Relay,
+    upkeep::{Ready, Upkeep},
+    within,
+};
 use crate::{
     outbox::{
         checkpoints::{self, Entry, Lease, Receipt},
@@ -55,15 +61,16 @@ pub(super) async fn start(
     relay: &Relay,
     memory: &mut Memory,
     mut db: PgConnection,
-    mut lease: Lease,
-    mut lease_ends: Instant,
+    lease: Lease,
     cancel: &CancellationToken,
 ) -> Result<Started, End> {
     relay.metrics.producer_starts_total.inc();
     failpoint!("relay.start.partitions", lost);
     notice_promotion(memory, within(store::read_timeline(&mut db)).await?);
-    let checkpoints_end = within(partitions::ensure_checkpoints(&mut db, lease.seq)).await?;
-    let outbox_end = within(partitions::ensure_outbox(&mut db, relay.partition_rows)).await?;
+    let ready = Ready {
+        checkpoints: within(partitions::ensure_checkpoints(&mut db, lease.seq)).await?,
+        outbox: within(partitions::ensure_outbox(&mut db, relay.partition_rows)).await?,
+    };
     within(partitions::ensure_jobs(&mut db, chrono::Utc::now())).await?;
 
     failpoint!("relay.start.position", lost);
@@ -71,67 +78,51 @@ pub(super) async fn start(
     let mut position = beginning.position;
     reopen_wrongly_closed(relay, &mut db, &mut position).await?;
     let oldest_unsettled = within(store::read_oldest_unsettled(&mut db)).await?;
+    let mut holding = Holding {
+        relay,
+        db,
+        lease,
+        next_offsets: beginning.next_offsets,
+        position,
+        base: beginning.base,
+        upkeep: Upkeep::without_retention(ready),
+        cancel,
+    };
 
     let mut complained: Option<String> = None;
     let mut ended = Ended::default();
     let (producer, tail, found) = loop {
-        let passed = position.passed().clone();
         // Each time anew: an operator may have accepted another identity meanwhile.
         failpoint!("relay.start.identity", lost);
-        let known = within(installation::read(&mut db)).await?;
+        let known = within(installation::read(&mut holding.db)).await?;
         let what = ToOpen {
-            left_by: lease.delivery.clone(),
+            left_by: holding.lease.delivery.clone(),
             known,
-            next_offsets: beginning.next_offsets.clone(),
+            next_offsets: holding.next_offsets.clone(),
             oldest_unsettled,
-            passed,
+            passed: holding.position.passed().clone(),
             ended: ended.clone(),
         };
-        let kafka_part = open_kafka(relay, what);
-        let opened = keep_alive(
-            &mut db,
-            &mut lease,
-            &mut lease_ends,
-            &beginning.next_offsets,
-            kafka_part,
-            cancel,
-        )
-        .await?;
-        match opened {
+        match holding.keep_alive(open_kafka(relay, what)).await? {
             Ok(opened) => break opened,
             Err(not_opened) => {
                 let reason = match not_opened {
                     NotOpened::Halt { reason, log_lost } => {
-                        within(installation::halt(&mut db, &reason, log_lost)).await?;
+                        within(installation::halt(&mut holding.db, &reason, log_lost)).await?;
                         reason
                     }
                     NotOpened::Hanging(hanging) => {
                         // The lease first: who leads by now may just have committed what hangs there. Whoever takes over
                         // after this row fences this very producer before it leads.
-                        let sent_at = Instant::now();
-                        let entry = Entry {
-                            next_offsets: beginning.next_offsets.clone(),
-                            ..Entry::default()
-                        };
-                        let prolonged = within(checkpoints::append(&mut db, &mut lease, &entry, false)).await;
-                        if let Err(error) = prolonged {
+                        if let Err(end) = holding.prolong().await {
                             hanging.leave().await;
-                            return Err(error.into());
+                            return Err(end);
                         }
-                        lease_ends = sent_at + lease.length;
-                        let end = keep_alive(
-                            &mut db,
-                            &mut lease,
-                            &mut lease_ends,
-                            &beginning.next_offsets,
-                            hanging.end(&mut ended),
-                            cancel,
-                        );
-                        end.await?
+                        holding.keep_alive(hanging.end(&mut ended)).await?
                     }
                     NotOpened::Outage(reason) => reason,
                 };
-                show_outage(relay, &mut db).await?;
+                show_outage(relay, &mut holding.db).await?;
                 if complained.as_ref() != Some(&reason) {
                     tracing::warn!(
                         reason,
@@ -140,20 +131,18 @@ pub(super) async fn start(
                     );
                     complained = Some(reason);
                 }
-                let pause = tokio::time::sleep(RETRY_AFTER);
-                keep_alive(
-                    &mut db,
-                    &mut lease,
-                    &mut lease_ends,
-                    &beginning.next_offsets,
-                    pause,
-                    cancel,
-                )
-                .await?;
+                holding.keep_alive(tokio::time::sleep(RETRY_AFTER)).await?;
             }
         }
     };
     failpoint!("relay.start.tail.after", lost);
+    let ready = holding.upkeep.ready();
+    let Holding {
+        mut db,
+        mut lease,
+        mut position,
+        ..
+    } = holding;
     let mut entry = Entry {
         next_offsets: tail.tail.next_offsets.clone(),
         ..Entry::default()
@@ -168,7 +157,7 @@ pub(super) async fn start(
     failpoint!("relay.start.base.before", lost);
     within(checkpoints::append(&mut db, &mut lease, &entry, false)).await?;
     failpoint!("relay.start.base.after", lost);
-    lease_ends = sent_at + lease.length;
+    let lease_ends = sent_at + lease.length;
     relay.notifier.settled(&entry.changes.settled);
     // Not before: once an identity is recorded, the log has to reach up to the recorded next offsets.
     within(installation::record(
@@ -191,8 +180,8 @@ pub(super) async fn start(
         position,
         next_offsets: entry.next_offsets,
         producer,
-        outbox_end,
-        checkpoints_end,
+        outbox_end: ready.outbox,
+        checkpoints_end: ready.checkpoints,
     })
 }
 
@@ -281,32 +270,4 @@ pub(super) fn settle_matching(
         }
     }
     receipts
-}
-
-/// Waits for `work` and prolongs the lease meanwhile.
-async fn keep_alive<T>(
-    db: &mut PgConnection,
-    lease: &mut Lease,
-    lease_ends: &mut Instant,
-    next_offsets: &[i64],
-    work: impl Future<Output = T>,
-    cancel: &CancellationToken,
-) -> Result<T, End> {
-    let mut work = std::pin::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return Ok(done),
-            () = cancel.cancelled() => {
-                let entry = Entry { next_offsets: next_offsets.to_vec(), ..Entry::default() };
-                within(checkpoints::append(db, lease, &entry, true)).await?;
-                return Err(End::Stopped);
-            }
-            () = tokio::time::sleep(lease.length / 3) => {
-                let sent_at = Instant::now();
-                let entry = Entry { next_offsets: next_offsets.to_vec(), ..Entry::default() };
-                within(checkpoints::append(db, lease, &entry, false)).await?;
-                *lease_ends = sent_at + lease.length;
-            }
-        }
-    }
 }

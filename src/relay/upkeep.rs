@@ -1,4 +1,5 @@
-//! What a leader does beside moving messages: partitions ahead, retention, and listening for other replicas.
+//! What a leader does beside moving messages: partitions ahead, which a start that waits makes as well, retention, and
+//! listening for other replicas.
 
 use std::time::{Duration, Instant};
 
@@ -36,9 +37,11 @@ pub(super) struct Upkeep {
     round_due: Instant,
     not_before: Instant,
     running: Option<AbortOnDropHandle<sqlx::Result<Ready>>>,
+    retains: bool,
 }
 
 impl Upkeep {
+    /// Of a leader.
     pub fn new(ready: Ready) -> Self {
         let now = Instant::now();
         Self {
@@ -46,7 +49,21 @@ impl Upkeep {
             round_due: now + ROUND_EVERY,
             not_before: now,
             running: None,
+            retains: true,
         }
+    }
+
+    /// Of a start that waits. It drops nothing: what Kafka has lost may have to be sent again.
+    pub fn without_retention(ready: Ready) -> Self {
+        Self {
+            retains: false,
+            ..Self::new(ready)
+        }
+    }
+
+    /// What was ready when it was looked at last.
+    pub fn ready(&self) -> Ready {
+        self.ready
     }
 
     /// Starts or collects the work, when there is some. Never waits.
@@ -72,12 +89,13 @@ impl Upkeep {
             if round {
                 self.round_due = now + ROUND_EVERY;
             }
+            let retains = round && self.retains;
             let relay = relay.clone();
             self.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                 let mut db = relay.connect().await?;
                 let ready = within(make(&relay, &mut db, seq)).await?;
                 // Bounded: while it runs, no partition is made ahead.
-                if round && let Err(error) = bounded(ROUND_EVERY / 2, retain(&relay, &mut db)).await {
+                if retains && let Err(error) = bounded(ROUND_EVERY / 2, retain(&relay, &mut db)).await {
                     tracing::warn!(%error, "retention failed; it is tried again in the next round");
                 }
                 Ok(ready)

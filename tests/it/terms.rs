@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use image_job_dispatcher::outbox::checkpoints::BASE_EVERY;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -314,4 +315,33 @@ async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
     // The next one finds nothing to do twice.
     shows(&standby, &[("outbox_leading", 1.0), ("outbox_pending_rows", 0.0)]).await;
     assert_eq!(stage.records_now().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_writes_a_base_as_often_as_a_leader_does() {
+    let stage = Stage::new().await;
+    sqlx::query(
+        "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, settled)
+         select newest + n, 1, 'gone/1', clock_timestamp(), 'at-least-once', '{}',
+                case when n = 1 then '{[1,4)}'::int8multirange else '{}' end
+         from (select max(seq) as newest from outbox_checkpoints) c, generate_series(1, $1) n",
+    )
+    .bind(BASE_EVERY)
+    .execute(&stage.pool)
+    .await
+    .expect("checkpoints of a long wait");
+    // Nobody listens there.
+    let settings = [("kafka.brokers", "127.0.0.1:1"), ("relay.lease", "1s")];
+    let _waits = stage.spawn_app(&["--role", "relay"], &settings);
+    let base = eventually("a base is written", PATIENCE, async || {
+        let (base, newest): (String, i64) = sqlx::query_as(
+            "select base_passed::text, seq from outbox_checkpoints where base_passed is not null order by seq desc limit 1",
+        )
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a base");
+        if newest >= BASE_EVERY { Ok(base) } else { Err(newest) }
+    })
+    .await;
+    assert_eq!(base, "{[1,4)}", "all that was settled, and nothing more");
 }
