@@ -260,7 +260,8 @@ pub async fn read_timeline(conn: &mut PgConnection) -> sqlx::Result<i32> {
         .await
 }
 
-/// When the oldest row that is not in `passed` was written: none, when all rows are.
+/// When the oldest row was written that PostgreSQL's own position (`outbox_position()`) has not passed: none, when it has
+/// passed all rows.
 pub async fn read_oldest_unsettled(conn: &mut PgConnection) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar(
         "select min(m.created_at)

@@ -39,8 +39,9 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Payload bytes that are read or handed over and not acknowledged, at most: with [`Relay::window`]
-/// it bounds the relay's memory, whatever the backlog.
+/// Payload bytes that are read or handed over and not acknowledged, from which on nothing more is read: with
+/// [`Relay::window`] it bounds the relay's memory, whatever the backlog. One read may go beyond: what is left is its bound
+/// for rows under holes and once more for new rows, of each of which it brings one of any size.
 pub(crate) const WINDOW_BYTES: usize = 64 << 20;
 /// Times `relay.window`, in exactly-once mode, where one transaction holds `relay.window` records: one is filled while one
 /// is committed and one recorded, and what came too late for that one's checkpoint waits for the next.

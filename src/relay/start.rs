@@ -1,5 +1,5 @@
 //! The one way to begin: after a crash, a hand-over, a lost connection, a fatal producer error or a lost
-//! lease. Nothing of memory is kept.
+//! lease. Of the log nothing in memory is kept; what is kept, `Memory`, concerns Kafka.
 //!
 //! Take over, read base and rows, make a new producer and warm it up, read each partition's tail, settle
 //! what is found. What the tail read cannot see is still on the wire: hence the window in the promise.
@@ -31,7 +31,7 @@ use crate::{
     outbox::{
         checkpoints::{self, Entry, Lease, Receipt},
         installation, partitions,
-        position::Position,
+        position::{Ids, Position},
         store,
     },
     publish::{advice::advise, kafka::Producer, tail::Found},
@@ -219,10 +219,7 @@ async fn show_outage(relay: &Relay, db: &mut PgConnection) -> Result<(), End> {
 
 /// A row under a closed id: the closing was wrong. It reads as pending, raises an alarm and is sent.
 async fn reopen_wrongly_closed(relay: &Relay, db: &mut PgConnection, position: &mut Position) -> Result<(), End> {
-    let newest: Vec<i64> = {
-        let closed: Vec<i64> = position.closed().iter().cloned().flatten().collect();
-        closed[closed.len().saturating_sub(CLOSED_CHECKED)..].to_vec()
-    };
+    let newest = newest_of(position.closed(), CLOSED_CHECKED);
     for ids in newest.chunks(COMPARED_AT_ONCE) {
         for (id, _) in within(store::read_event_ids(db, ids)).await? {
             position.reopen(id);
@@ -234,6 +231,13 @@ async fn reopen_wrongly_closed(relay: &Relay, db: &mut PgConnection, position: &
         }
     }
     Ok(())
+}
+
+/// The greatest ids of a set, at most so many, ascending; of what lies below nothing is touched.
+fn newest_of(ids: &Ids, most: usize) -> Vec<i64> {
+    let mut newest: Vec<i64> = ids.iter().rev().cloned().flat_map(Iterator::rev).take(most).collect();
+    newest.reverse();
+    newest
 }
 
 /// What of the tail belongs to an unsettled row: only where both ids agree.
@@ -270,4 +274,20 @@ pub(super) fn settle_matching(
         }
     }
     receipts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_a_set_are_taken_from_its_end() {
+        let ids: Ids = [1..4, 7..8, 10..13].into_iter().collect();
+        assert_eq!(newest_of(&ids, 5), [3, 7, 10, 11, 12]);
+        assert_eq!(newest_of(&ids, 100), [1, 2, 3, 7, 10, 11, 12]);
+        // A walk from the beginning would not end.
+        let all: Ids = [1..i64::MAX].into_iter().collect();
+        assert_eq!(newest_of(&all, 2), [i64::MAX - 2, i64::MAX - 1]);
+        assert_eq!(newest_of(&Ids::new(), 2), [0; 0]);
+    }
 }
