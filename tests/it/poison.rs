@@ -103,6 +103,30 @@ async fn a_record_above_the_topics_limit_dies_alone_and_is_sent_again_once_the_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_above_the_topics_segment_dies_alone_and_holds_nothing_up() {
+    let stage = Stage::with_topic(&[("max.message.bytes", "3000000")])
+        .await
+        .set("kafka.max_message_bytes", "3000000");
+    let _app = stage.app().await;
+    write_rows(&stage, Uuid::new_v4(), &[10]).await;
+    overview(&stage, (0, 1, 0)).await;
+    // The broker refuses it, or the service, once it has asked for the topic's settings again.
+    stage
+        .set_topic(
+            &stage.topic,
+            &[("max.message.bytes", "3000000"), ("segment.bytes", "1048576")],
+        )
+        .await;
+    let ids = write_rows(&stage, Uuid::new_v4(), &[10, 1_500_000, 10]).await;
+    overview(&stage, (0, 3, 1)).await;
+    let dead: (i64, String) = sqlx::query_as("select outbox_id, error_class from outbox_dead_letters")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a dead letter");
+    assert_eq!(dead, (ids[1], "message-too-large".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_lowered_behind_our_back_kills_no_record_that_fits() {
     lower_the_limit(Stage::with_topic(&[("max.message.bytes", "1000000")]).await).await;
 }
