@@ -78,8 +78,6 @@ pub(super) struct Reader {
     largest: usize,
     /// The last query was a look at the transactions behind the holes: a read comes next.
     looked: bool,
-    /// The read on its way began when the holes were due.
-    for_holes: bool,
     holes: HoleWatch,
     /// When the holes are to be asked for again; none while there are none.
     holes_at: Option<Instant>,
@@ -110,7 +108,6 @@ impl Reader {
             pace: Pace::default(),
             largest: 0,
             looked: false,
-            for_holes: false,
             holes: HoleWatch::default(),
             holes_at: None,
             recently_closed: VecDeque::new(),
@@ -185,7 +182,10 @@ impl Leader<'_> {
             self.look_at_drawers();
         } else if wanted || holes_due {
             if let Some((request, holes)) = self.plan_read(holes_due) {
-                self.reader.for_holes = holes_due;
+                if holes_due {
+                    // It is this read; one that comes in between puts nothing off.
+                    self.reader.holes_at = None;
+                }
                 self.read(request, holes);
             } else if holes_due {
                 self.reader.holes_at = Some(now + self.reader.holes_poll());
@@ -319,7 +319,7 @@ impl Leader<'_> {
             Ok(Answer::Rows { result, asked }) => {
                 self.take_rows(result, &asked);
                 let next = now + self.reader.holes_poll();
-                let due = self.reader.holes_at.filter(|_| !self.reader.for_holes);
+                let due = self.reader.holes_at;
                 self.reader.holes_at = (self.position.hole_count() > 0).then(|| holes_next(due, next));
             }
         }
