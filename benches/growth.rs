@@ -24,9 +24,15 @@ const PARTITIONS: [i64; 3] = [2, 20, 100];
 const PARTITION_ROWS: i64 = 1_000_000;
 /// Messages that are drained there.
 const COUNT: i64 = 200_000;
+/// Rounds at most: a shape needs fewer than a ratio.
+const ROUNDS: usize = 3;
 
 /// All of it.
 pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
+    let settings = &Settings {
+        rounds: settings.rounds.min(ROUNDS),
+        ..settings.clone()
+    };
     stack.wal_ready().await?;
     let points = latency::by_load(stack, settings, &LOADS).await?;
     report.growth(BY_LOAD, "jobs a second", points);
