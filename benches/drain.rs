@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     backlog::{Kind, Topic, fill, message},
-    producer::{Alone, Batch, Prepared, Producer},
+    producer::{Alone, Batch, Prepared, Producer, SERVICES_QUEUE, SMALL_QUEUE},
     report::Sample,
     settings::{Settings, turns},
     stack::{Database, Service, Stack},
@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_mins(15);
 #[derive(Debug, Default)]
 pub struct Drained {
     pub ours: Vec<Sample>,
+    /// With the service's queue.
+    pub alone: Vec<Sample>,
+    /// With a small one.
     pub ceiling: Vec<Sample>,
     pub textbook_1: Vec<Sample>,
     pub textbook_4: Vec<Sample>,
@@ -47,10 +50,10 @@ pub struct Against {
 pub async fn measure(stack: &Stack, settings: &Settings, against: Against) -> Result<Drained> {
     let count = settings.backlog;
     // The broker's just-in-time compiler has to have seen the load, or the first round would be the slowest.
-    rdkafka_alone(stack, count).await?;
+    rdkafka_alone(stack, count, SMALL_QUEUE).await?;
     let mut drained = Drained::default();
     for round in 1..=settings.rounds {
-        for turn in turns(round, 4) {
+        for turn in turns(round, 5) {
             let (name, samples, sample) = match turn {
                 0 => (
                     "ours",
@@ -59,8 +62,13 @@ pub async fn measure(stack: &Stack, settings: &Settings, against: Against) -> Re
                 ),
                 1 if against.ceiling => (
                     "rdkafka alone",
+                    &mut drained.alone,
+                    rdkafka_alone(stack, count, SERVICES_QUEUE).await?,
+                ),
+                4 if against.ceiling => (
+                    "rdkafka alone, small queue",
                     &mut drained.ceiling,
-                    rdkafka_alone(stack, count).await?,
+                    rdkafka_alone(stack, count, SMALL_QUEUE).await?,
                 ),
                 2 if against.textbook_1 => (
                     "textbook, one worker",
@@ -134,11 +142,11 @@ pub async fn relay(
 
 /// The ceiling: librdkafka by way of rdkafka, in this process, with the service's allocator and settings, and
 /// nothing to read, to format or to record: the records lie ready in memory, in turns.
-async fn rdkafka_alone(stack: &Stack, count: i64) -> Result<Sample> {
+async fn rdkafka_alone(stack: &Stack, count: i64, queued: usize) -> Result<Sample> {
     let topic = stack.topic().await?;
     let ready: Vec<_> = (0..16_384).map(|n| Prepared::new(message(n))).collect();
     let look = Topic::new(stack, &topic)?;
-    let producer = Alone::new(stack, &topic, count as usize)?;
+    let producer = Alone::new(stack, &topic, count as usize, queued)?;
     let began = stack.mark().await?;
     let sending = tokio::task::spawn_blocking(move || {
         for record in ready.iter().cycle().take(count as usize) {

@@ -41,6 +41,7 @@ use self::{
     accept::Accepted,
     drain::{Against, Drained},
     latency::Steps,
+    page::{ALONE, CEILING},
     peer::Peer,
     report::{Report, Sample, Wanted, median},
     settings::{Settings, turns},
@@ -396,7 +397,8 @@ fn show_drained(report: &mut Report, drained: &Drained, backlog: i64) {
     let name = "drain to Kafka";
     report.side(name, &drained.ours);
     for (side, samples, goal, wanted) in [
-        ("rdkafka alone", &drained.ceiling, "G3", 0.8),
+        (ALONE, &drained.alone, "G3", 0.8),
+        (CEILING, &drained.ceiling, "G3", 0.8),
         ("textbook relay, one worker", &drained.textbook_1, "G4", 5.0),
         ("textbook relay, four workers", &drained.textbook_4, "G4", 3.0),
     ] {

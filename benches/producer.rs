@@ -21,13 +21,11 @@ use tokio::sync::Notify;
 
 use crate::stack::Stack;
 
-/// Records that librdkafka takes before it says that it is full.
-static QUEUED: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| {
-    std::env::var("QUEUED")
-        .ok()
-        .and_then(|q| q.parse().ok())
-        .unwrap_or(32_768)
-});
+/// Records that librdkafka takes before it says that it is full: as many as the service lets it have.
+pub const SERVICES_QUEUE: usize = 32_768;
+/// As few as keep it going. More lie in memory that the processors' caches do not hold: with [`SERVICES_QUEUE`] a record costs
+/// it twice as much, when whoever hands over is as fast as one who has every record ready.
+pub const SMALL_QUEUE: usize = 2_000;
 
 /// Records that are waited for together.
 #[derive(Debug, Default)]
@@ -92,7 +90,7 @@ impl Producer {
     /// Warmed up: it knows the topic.
     pub fn new(stack: &Stack, topic: &str) -> Result<Self> {
         Ok(Self {
-            inner: Arc::new(producer(stack, topic, Context)?),
+            inner: Arc::new(producer(stack, topic, SERVICES_QUEUE, Context)?),
             topic: topic.to_owned(),
         })
     }
@@ -126,11 +124,11 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// For so many records. Warmed up.
-    pub fn new(stack: &Stack, topic: &str, records: usize) -> Result<Self> {
+    /// For so many records, of which it queues `queued` at most. Warmed up.
+    pub fn new(stack: &Stack, topic: &str, records: usize, queued: usize) -> Result<Self> {
         let all = Batch::of(records);
         Ok(Self {
-            inner: producer(stack, topic, Counting(all.clone()))?,
+            inner: producer(stack, topic, queued, Counting(all.clone()))?,
             topic: topic.to_owned(),
             all,
         })
@@ -174,7 +172,12 @@ impl ProducerContext for Counting {
     }
 }
 
-fn producer<C: ProducerContext + 'static>(stack: &Stack, topic: &str, context: C) -> Result<ThreadedProducer<C>> {
+fn producer<C: ProducerContext + 'static>(
+    stack: &Stack,
+    topic: &str,
+    queued: usize,
+    context: C,
+) -> Result<ThreadedProducer<C>> {
     let mut config = stack.kafka_client();
     for (key, value) in [
         ("enable.idempotence", "true"),
@@ -184,7 +187,7 @@ fn producer<C: ProducerContext + 'static>(stack: &Stack, topic: &str, context: C
         ("partitioner", "murmur2_random"),
         // As the service has it.
         ("linger.ms", "0"),
-        ("queue.buffering.max.messages", &QUEUED.to_string()),
+        ("queue.buffering.max.messages", &queued.to_string()),
     ] {
         config.set(key, value);
     }
