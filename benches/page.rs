@@ -407,8 +407,9 @@ const SIDES: &str = "
 ## Sides
 
 CPU is in seconds per 1,000 jobs, user and system, from /proc; \"client\" is the load generator or pgbench. A
-baseline relay runs in the benchmark's own process, which then counts as the service. What each side does exactly, and
-why that is fair, stands at its code in `benches/`.
+baseline relay runs in the benchmark's own process, which then counts as the service. A drain of less than half a second
+has less time than what goes before its first record and after its last, and so more cores than there are. What each side
+does exactly, and why that is fair, stands at its code in `benches/`.
 
 | side | jobs/s | lowest to highest | service | PostgreSQL | Redis | Kafka | client | cores busy | elsewhere | WAL B/job | others | run |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
