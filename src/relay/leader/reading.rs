@@ -78,6 +78,8 @@ pub(super) struct Reader {
     largest: usize,
     /// The last query was a look at the transactions behind the holes: a read comes next.
     looked: bool,
+    /// When the newest read began.
+    began_at: Instant,
     holes: HoleWatch,
     /// When the holes are to be asked for again; none while there are none.
     holes_at: Option<Instant>,
@@ -108,6 +110,7 @@ impl Reader {
             pace: Pace::default(),
             largest: 0,
             looked: false,
+            began_at: now,
             holes: HoleWatch::default(),
             holes_at: None,
             recently_closed: VecDeque::new(),
@@ -182,10 +185,6 @@ impl Leader<'_> {
             self.look_at_drawers();
         } else if wanted || holes_due {
             if let Some((request, holes)) = self.plan_read(holes_due) {
-                if holes_due {
-                    // It is this read; one that comes in between puts nothing off.
-                    self.reader.holes_at = None;
-                }
                 self.read(request, holes);
             } else if holes_due {
                 self.reader.holes_at = Some(now + self.reader.holes_poll());
@@ -273,7 +272,8 @@ impl Leader<'_> {
             return;
         };
         self.reader.more = false;
-        self.reader.pace.began(Instant::now());
+        self.reader.began_at = Instant::now();
+        self.reader.pace.began(self.reader.began_at);
         self.reader.looked = false;
         self.reader.poll_at = self.reader.poll_at.min(self.reader.busy_poll_at);
         self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -319,8 +319,8 @@ impl Leader<'_> {
             Ok(Answer::Rows { result, asked }) => {
                 self.take_rows(result, &asked);
                 let next = now + self.reader.holes_poll();
-                let due = self.reader.holes_at;
-                self.reader.holes_at = (self.position.hole_count() > 0).then(|| holes_next(due, next));
+                let (due, began) = (self.reader.holes_at, self.reader.began_at);
+                self.reader.holes_at = (self.position.hole_count() > 0).then(|| holes_next(due, began, next));
             }
         }
         self.reader.conn = Some(conn);
@@ -386,10 +386,10 @@ impl Leader<'_> {
     }
 }
 
-/// When the holes are to be asked for after a read. One that came in between puts nothing off: under steady traffic there is
-/// always another one, and a hole that stays holds the frontier back.
-fn holes_next(due: Option<Instant>, next: Instant) -> Instant {
-    due.map_or(next, |due| due.min(next))
+/// When the holes are to be asked for after a read that began at `began`. One that they were not due for puts nothing off:
+/// under steady traffic there is always another one, and a hole that stays holds the frontier back.
+fn holes_next(due: Option<Instant>, began: Instant, next: Instant) -> Instant {
+    due.filter(|due| *due > began).map_or(next, |due| due.min(next))
 }
 
 /// A read that was asked for `asked` has been taken into the position: closes those of them that the watch lets go.
@@ -446,12 +446,21 @@ mod tests {
     #[test]
     fn reads_that_come_in_between_put_off_no_look_at_the_holes() {
         let now = Instant::now();
-        let due = holes_next(None, now + HOLES_POLL.0);
-        let mut answered = now;
-        while answered < due + HOLES_POLL.0 {
-            answered += READ_EVERY / 4;
-            assert_eq!(holes_next(Some(due), answered + HOLES_POLL.0), due);
+        let due = holes_next(None, now, now + HOLES_POLL.0);
+        let mut began = now;
+        while began < due {
+            // However long it takes to be answered.
+            assert_eq!(holes_next(Some(due), began, began + 2 * HOLES_POLL.0), due);
+            began += READ_EVERY / 4;
         }
+    }
+
+    #[test]
+    fn after_the_read_that_the_holes_were_due_for_they_wait_again() {
+        let now = Instant::now();
+        let next = now + HOLES_POLL.0;
+        assert_eq!(holes_next(Some(now), now, next), next);
+        assert_eq!(holes_next(Some(now - HOLES_POLL.0), now, next), next, "also late");
     }
 
     #[test]
