@@ -173,17 +173,7 @@ async fn a_kill_in_the_middle_of_a_chunk_neither_skips_nor_repeats_a_message() {
         .expect("a kill");
     assert!(tx.commit().await.is_err());
 
-    loop {
-        let mut tx = conn.begin().await.expect("a transaction");
-        let step = advance(&mut tx, Which::One(id), Pace::Now)
-            .await
-            .expect("a step")
-            .expect("it runs");
-        tx.commit().await.expect("a commit");
-        if step.done {
-            break;
-        }
-    }
+    while !advance_once(&mut conn, id).await {}
     assert_eq!(replayed(&stage.pool).await, all);
     let shown = run(&stage, &["replay", "show", &id.to_string()]).await.json();
     assert_eq!(
@@ -417,17 +407,22 @@ async fn a_step_of_a_scattered_replay_is_told_only_what_it_can_look_at_and_passe
     loop {
         // What answers with more loses its connection.
         proxy.cut_after_answered(BYTES_OF_A_STEP);
-        let mut tx = conn.begin().await.expect("a transaction");
-        let step = advance(&mut tx, Which::One(id), Pace::Now)
-            .await
-            .expect("a step")
-            .expect("it runs");
-        tx.commit().await.expect("a commit");
         steps += 1;
-        if step.done {
+        if advance_once(&mut conn, id).await {
             break;
         }
     }
     assert_eq!(replayed(&stage.pool).await, all);
     assert!(steps <= STEPS, "{steps} steps");
+}
+
+/// One step of a replay, committed. Tells whether it was the last.
+async fn advance_once(conn: &mut PgConnection, id: Uuid) -> bool {
+    let mut tx = conn.begin().await.expect("a transaction");
+    let step = advance(&mut tx, Which::One(id), Pace::Now)
+        .await
+        .expect("a step")
+        .expect("it runs");
+    tx.commit().await.expect("a commit");
+    step.done
 }
