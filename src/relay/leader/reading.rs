@@ -457,10 +457,12 @@ mod tests {
 
     #[test]
     fn after_the_read_that_the_holes_were_due_for_they_wait_again() {
-        let now = Instant::now();
-        let next = now + HOLES_POLL.0;
-        assert_eq!(holes_next(Some(now), now, next), next);
-        assert_eq!(holes_next(Some(now - HOLES_POLL.0), now, next), next, "also late");
+        let due = Instant::now();
+        for late in [Duration::ZERO, HOLES_POLL.0] {
+            let began = due + late;
+            let next = began + HOLES_POLL.0;
+            assert_eq!(holes_next(Some(due), began, next), next);
+        }
     }
 
     #[test]
