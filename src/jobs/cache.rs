@@ -121,15 +121,24 @@ impl JobCache {
             .await;
     }
 
-    /// Moves the value forward, never back, in one atomic script.
-    pub async fn advance(&self, job_id: Uuid, value: &CachedJob) {
-        let mut call = self.advance.key(key(job_id));
-        call.arg(value.status.as_str())
-            .arg(i32::from(value.job.is_some()))
-            .arg(value.to_json())
-            .arg(self.ttl_seconds());
+    /// Moves each job's value forward, never back: an atomic script a value, all of them in one pipeline.
+    pub async fn advance(&self, jobs: impl IntoIterator<Item = (Uuid, CachedJob)>) {
+        let mut pipe = redis::pipe();
+        // Redis may have been restarted since the last time; one that knows the script looks at its digest only.
+        pipe.load_script(&self.advance).ignore();
+        for (job_id, value) in jobs {
+            let mut call = self.advance.key(key(job_id));
+            call.arg(value.status.as_str())
+                .arg(i32::from(value.job.is_some()))
+                .arg(value.to_json())
+                .arg(self.ttl_seconds());
+            pipe.invoke_script(&call).ignore();
+        }
+        if pipe.len() == 1 {
+            return;
+        }
         let mut connection = self.connection.lock().clone();
-        self.within_budget(async { call.invoke_async::<i32>(&mut connection).await })
+        self.within_budget(async { pipe.query_async::<()>(&mut connection).await })
             .await;
     }
 

@@ -179,7 +179,7 @@ impl StatusReader {
             return Ok(None);
         };
         if job.is_settled() {
-            self.cache.advance(job_id, &job.to_cached(owner)).await;
+            self.cache.advance([(job_id, job.to_cached(owner))]).await;
         }
         Ok((owner == user_id).then_some(job))
     }

@@ -175,9 +175,10 @@ impl Results {
         let put = store::put_aside(conn, &aside).await?;
         self.report(batch, new, &aside, &put);
 
-        for Found { owner, job, .. } in jobs {
-            self.cache.advance(job.job_id, &job.to_cached(owner)).await;
-        }
+        let cached = jobs
+            .iter()
+            .map(|Found { owner, job, .. }| (job.job_id, job.to_cached(*owner)));
+        self.cache.advance(cached).await;
         Ok(())
     }
 

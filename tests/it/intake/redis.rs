@@ -6,7 +6,7 @@ use chrono::Utc;
 use image_job_dispatcher::jobs::{
     AcceptRequest, JobStatus,
     accept::{Decision, Identity, NewJob, decide},
-    cache::{CachedJob, JobCache},
+    cache::CachedJob,
 };
 use uuid::Uuid;
 
@@ -35,14 +35,14 @@ fn new_job(user_id: Uuid) -> NewJob {
     }
 }
 
-async fn advance(cache: &JobCache, job: &NewJob, status: JobStatus) {
+fn value(job: &NewJob, status: JobStatus) -> (Uuid, CachedJob) {
     let value = CachedJob {
         status,
         created_at: job.message.created_at,
         user_id: job.user_id,
         job: None,
     };
-    cache.advance(job.job_id(), &value).await;
+    (job.job_id(), value)
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_status_never_goes_back_in_any_order_of_writes() {
             if next == Pending {
                 cache.set_pending(std::iter::once(&job)).await;
             } else {
-                advance(&cache, &job, next).await;
+                cache.advance([value(&job, next)]).await;
             }
             expected = match expected {
                 Some(Completed | Failed) => expected,
@@ -71,6 +71,35 @@ async fn a_status_never_goes_back_in_any_order_of_writes() {
         }
     }
     assert_eq!(ground.metrics.cache_failures_total.get(), 0);
+}
+
+#[tokio::test]
+async fn of_values_that_go_forward_together_each_is_judged_by_itself() {
+    use JobStatus::{Completed, Failed, Processing};
+    let ground = Ground::new().await;
+    let cache = ground.cache();
+    let [done, taken, new] = std::array::from_fn(|_| new_job(ground.user));
+    cache.advance([value(&done, Completed)]).await;
+    let mut client = redis::Client::open(ground.stage.servers().redis.url())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
+    redis::cmd("LPUSH")
+        .arg(format!("job:{}", taken.job_id()))
+        .arg("somebody else's")
+        .exec_async(&mut client)
+        .await
+        .unwrap();
+    let together = [value(&done, Failed), value(&taken, Processing), value(&new, Processing)];
+    cache.advance(together).await;
+
+    // The list was a failure, after which this client leaves Redis alone for a moment.
+    assert_eq!(ground.metrics.cache_failures_total.get(), 1);
+    let another = ground.cache();
+    let status = async |job: &NewJob| another.get(job.job_id()).await.map(|value| value.status);
+    assert_eq!(status(&done).await, Some(Completed));
+    assert_eq!(status(&new).await, Some(Processing));
 }
 
 #[tokio::test]
@@ -138,6 +167,11 @@ async fn a_redis_that_fails_costs_a_budget_now_and_then_and_no_request() {
         ground.cache().get(job_id).await.map(drop).ok_or("not in redis")
     })
     .await;
+    // It has forgotten the script with all the rest.
+    let (job, cache) = (new_job(ground.user), ground.cache());
+    cache.advance([value(&job, JobStatus::Completed)]).await;
+    let told = cache.get(job.job_id()).await.map(|value| value.status);
+    assert_eq!(told, Some(JobStatus::Completed));
     ground.assert_exactly(accepted).await;
     ground.stop().await;
 }

@@ -249,8 +249,8 @@ async fn what_only_redis_knows_does_not_exist_and_a_stale_redis_is_not_believed(
         job: None,
     };
     let nowhere = Uuid::now_v7();
-    cache.advance(nowhere, &phantom).await;
+    cache.advance([(nowhere, phantom.clone())]).await;
     assert_eq!(one.reader.read(nowhere, one.ground.user).await.unwrap(), None);
-    cache.advance(one.job_id, &phantom).await;
+    cache.advance([(one.job_id, phantom)]).await;
     assert_eq!(one.read().await.status, JobStatus::Pending, "PostgreSQL is the truth");
 }
