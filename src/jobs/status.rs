@@ -211,44 +211,64 @@ pub async fn read_job(conn: &mut PgConnection, job_id: Uuid, topic: &str) -> sql
     Ok(read.map(|Found { owner, job, .. }| (owner, job)))
 }
 
-/// - `unnest` and `lateral`, and not `= any`, so that only the partitions of these jobs are looked into.
+/// - `unnest` and `lateral` with `offset 0`, and not `= any` or a join, so that only the partitions of these jobs are looked
+///   into, and an index is used for each row however small a table was when the plan was made.
 /// - The message that speaks for the job is its first; when that one is dead its newest retry, and so on.
 /// - A row that has left the outbox was settled: whole partitions are dropped, and only settled ones. Dead letters stay,
 ///   and say which message sent them again.
+/// - A checkpoint's receipts, thousands of them, are read once for all jobs that it settled (`[:]` is a copy in memory),
+///   and each job's is found by halving: they are ascending by id.
 const FIND_JOBS: &str = "
-select j.*, m.id as message_id, coalesce(i.topic, $2) as topic, coalesce(r.status, 'PENDING') as status, r.images, r.error,
-       case when d.outbox_id is not null then 'dead'
-            when c.seq is not null or o.id is null then 'published'
-            else 'pending' end as state,
-       c.created_at as published_at,
-       c.receipt_partitions[array_position(c.receipt_ids, m.id)] as partition,
-       c.receipt_offsets[array_position(c.receipt_ids, m.id)] as \"offset\"
-from unnest($1::uuid[]) as asked (id)
-cross join lateral (
-    select id, user_id, event_draft_id, outbox_id, created_at from jobs where id = asked.id offset 0
-) j
+with spoken as materialized (
+    select j.*, m.id as message_id, d.outbox_id is not null as is_dead, c.seq
+    from unnest($1::uuid[]) as asked (id)
+    cross join lateral (
+        select id, user_id, event_draft_id, outbox_id, created_at from jobs where id = asked.id offset 0
+    ) j
+    cross join lateral (
+        with recursive chain (id, nth) as (
+            select j.outbox_id, 1
+            union all
+            select greatest(dead.retry_id, (select max(retry.id) from outbox_messages retry where retry.replay_of = chain.id)),
+                   nth + 1
+            from chain cross join lateral (
+                select retry_id from outbox_dead_letters where outbox_id = chain.id offset 0
+            ) dead
+        )
+        select id from chain where id is not null order by nth desc limit 1
+    ) m
+    left join lateral (select outbox_id from outbox_dead_letters where outbox_id = m.id offset 0) d on true
+    left join lateral (
+        select max(seq) as seq
+        from (
+            select seq from outbox_checkpoints
+            where d.outbox_id is null and settled @> m.id and not isempty(settled) offset 0
+        ) settling
+    ) c on true
+), receipts as (
+    select place.id, c.created_at as published_at, c.partitions[place.nth] as partition, c.offsets[place.nth] as \"offset\"
+    from (select seq, array_agg(message_id) as ids from spoken where seq is not null group by seq) s
+    cross join lateral (
+        select created_at, receipt_ids[:] as ids, receipt_partitions[:] as partitions, receipt_offsets[:] as offsets
+        from outbox_checkpoints where seq = s.seq offset 0
+    ) c
+    cross join lateral (
+        select id, case when c.ids[last] = id then last end as nth
+        from (select id, width_bucket(id, c.ids) as last from unnest(s.ids) as asked (id) offset 0) up_to_it
+    ) place
+)
+select s.id, s.user_id, s.event_draft_id, s.outbox_id, s.created_at, s.message_id, coalesce(i.topic, $2) as topic,
+       coalesce(r.status, 'PENDING') as status, r.images, r.error,
+       case when s.is_dead then 'dead' when s.seq is not null or o.id is null then 'published' else 'pending' end as state,
+       p.published_at, p.partition, p.\"offset\"
+from spoken s
+left join receipts p on p.id = s.message_id
 left join installation i on i.singleton
 left join lateral (
-    select status, images, error from job_results where job_id = asked.id
+    select status, images, error from job_results where job_id = s.id
     order by status <> 'PROCESSING' desc limit 1
 ) r on true
-cross join lateral (
-    with recursive chain (id, nth) as (
-        select j.outbox_id, 1
-        union all
-        select greatest(dead.retry_id, (select max(retry.id) from outbox_messages retry where retry.replay_of = chain.id)),
-               nth + 1
-        from chain join outbox_dead_letters dead on dead.outbox_id = chain.id
-    )
-    select id from chain where id is not null order by nth desc limit 1
-) m
-left join outbox_dead_letters d on d.outbox_id = m.id
-left join lateral (
-    select seq, created_at, receipt_ids, receipt_partitions, receipt_offsets
-    from (select * from outbox_checkpoints where settled @> m.id and not isempty(settled) offset 0) settling
-    order by seq desc limit 1
-) c on d.outbox_id is null
-left join lateral (select id from outbox_messages where id = m.id offset 0) o on true";
+left join lateral (select id from outbox_messages where s.seq is null and id = s.message_id offset 0) o on true";
 
 fn found(row: &PgRow) -> sqlx::Result<Found> {
     let status = match row.try_get("status")? {

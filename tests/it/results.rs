@@ -205,6 +205,84 @@ async fn while_postgresql_is_down_answers_wait_and_then_they_are_applied() {
     .await;
 }
 
+#[tokio::test]
+async fn of_jobs_that_are_answered_together_each_is_told_where_its_own_message_is() {
+    const JOBS: usize = 30;
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let content = ContentService::on(&stage).await;
+    let mut jobs = Vec::new();
+    // Some have a checkpoint each,
+    while jobs.len() < 5 {
+        jobs.push(job(&stage, &app).await);
+        published(&stage.pool, jobs.len()).await;
+    }
+    // and the others share theirs.
+    pause(&stage, &app, true).await;
+    while jobs.len() < JOBS {
+        jobs.push(job(&stage, &app).await);
+    }
+    pause(&stage, &app, false).await;
+    published(&stage.pool, JOBS).await;
+    app.term_and_wait().await;
+    // All answers are there when the service that reads them starts.
+    for (job_id, _) in &jobs {
+        content.result(job_id, &completed(*job_id)).await;
+    }
+    let app = stage.app().await;
+    let redis = redis(&stage).await;
+    for (job_id, token) in &jobs {
+        let cached = eventually("Redis is told all of the job", PATIENCE, async || {
+            let value: Option<String> = redis::cmd("GET")
+                .arg(format!("job:{job_id}"))
+                .query_async(&mut redis.clone())
+                .await
+                .expect("an answer");
+            let value: Value = serde_json::from_str(&value.ok_or("nothing")?).expect("JSON");
+            value.get("job").cloned().ok_or("no body")
+        })
+        .await;
+        let (partition, offset): (i32, i64) =
+            sqlx::query_as("select partition, \"offset\" from outbox_status where job_id = $1")
+                .bind(job_id)
+                .fetch_one(&stage.pool)
+                .await
+                .expect("its place");
+        let message = &cached["message"];
+        assert_eq!(
+            (&message["partition"], &message["offset"]),
+            (&json!(partition), &json!(offset)),
+            "{cached}"
+        );
+        assert_eq!(body(&app, *job_id, token).await, cached);
+    }
+}
+
+/// Returns when the leader has heard of it.
+async fn pause(stage: &Stage, app: &App, paused: bool) {
+    sqlx::query("update outbox_control set paused = $1")
+        .bind(paused)
+        .execute(&stage.pool)
+        .await
+        .expect("the relay's switch");
+    eventually("the leader has heard of it", PATIENCE, async || {
+        let said = app.metric("outbox_paused").await;
+        ((said >= 1.0) == paused).then_some(()).ok_or(said)
+    })
+    .await;
+}
+
+async fn published(pool: &PgPool, count: usize) {
+    eventually(&format!("{count} published"), PATIENCE, async || {
+        let published: i64 = sqlx::query_scalar("select published from outbox_overview")
+            .fetch_one(pool)
+            .await
+            .expect("the view");
+        (published == count as i64).then_some(()).ok_or(published)
+    })
+    .await;
+}
+
 async fn redis(stage: &Stage) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(stage.servers().redis.url()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
