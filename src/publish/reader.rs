@@ -133,7 +133,9 @@ impl<'a> TopicReader<'a> {
             .set("auto.offset.reset", "error")
             .set("fetch.wait.max.ms", "10")
             .set("queued.min.messages", "10000")
-            .set("queued.max.messages.kbytes", "16384");
+            .set("queued.max.messages.kbytes", "16384")
+            // What is queued is read in less than the second that librdkafka would let pass before it asks for more.
+            .set("fetch.queue.backoff.ms", "10");
         let committed = BaseConsumer::from_config_and_context(&c, Quiet)?;
         c.set("isolation.level", "read_uncommitted");
         Ok(Self {

@@ -97,6 +97,8 @@ impl Results {
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("fetch.wait.max.ms", "100")
             .set("queued.max.messages.kbytes", "4096")
+            // What is queued is applied in less than the second that librdkafka would let pass before it asks for more.
+            .set("fetch.queue.backoff.ms", "10")
             .create()?;
         consumer.subscribe(&[&self.topic])?;
         Ok(consumer)
