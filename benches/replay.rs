@@ -2,7 +2,8 @@
 //!
 //! The outbox is drained first, by another process: the one that is looked at has done nothing but the replay. Its rows go
 //! through the outbox and the relay like any others. The replay ends when every one of them is in the topic and recorded
-//! as published; then all records are read, and each message has to be there once with the replay's id.
+//! as published; then all records are read, and each message has to be there once with the replay's id. At last an operator
+//! audits the topic, which is what tells whether a replay is needed.
 
 use std::{
     collections::HashSet,
@@ -54,6 +55,15 @@ pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) ->
         .map(|(many, few)| resident(many) - resident(few));
     let what = format!("peak resident set of a service that replays {many} less that of {few}");
     report.figure("REPLAY", &what, Wanted::MiB(32.0), more.collect(), &name);
+    let records = 2 * many;
+    report.fact(
+        &format!("records that `dispatcher audit` compares, of {records} in the topic"),
+        "a second",
+        of_many
+            .iter()
+            .map(|sample| records as f64 / sample.others["audit_s"])
+            .collect(),
+    );
     report.write(&settings.out)
 }
 
@@ -98,6 +108,10 @@ async fn replay(stack: &Stack, count: i64) -> Result<Sample> {
         "{seen} of {count} messages are in the topic with the replay's id"
     );
 
+    let began = Instant::now();
+    tokio::task::block_in_place(|| audit(stack, &database, &topic))?;
+    let audited = began.elapsed().as_secs_f64();
+
     service.stop().await?;
     drop(connection);
     stack.drop_database(&database.name).await?;
@@ -105,6 +119,7 @@ async fn replay(stack: &Stack, count: i64) -> Result<Sample> {
     Ok(Sample::new(count as f64 / seconds, count as f64, used)
         .with("create_s", created)
         .with("replay_s", seconds)
+        .with("audit_s", audited)
         .with("peak_rss_MiB", resident))
 }
 
@@ -127,6 +142,20 @@ fn create(database: &Database) -> Result<Uuid> {
     }
     let replay: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     Ok(replay["id"].as_str().context("a replay without an id")?.parse()?)
+}
+
+/// As an operator does it: all is well, or it fails.
+fn audit(stack: &Stack, database: &Database, topic: &str) -> Result<()> {
+    let settings = [
+        ("DATABASE__URL", database.url.clone()),
+        ("KAFKA__BROKERS", stack.kafka.bootstrap()),
+        ("KAFKA__TOPIC", topic.to_owned()),
+    ];
+    let output = dispatcher(&settings.into()).arg("audit").output()?;
+    if !output.status.success() {
+        bail!("dispatcher audit: {}", String::from_utf8_lossy(&output.stdout));
+    }
+    Ok(())
 }
 
 /// Until the replay is done, and nothing waits.
