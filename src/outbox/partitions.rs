@@ -4,13 +4,18 @@
 //! parent and so waits for no reader and no writer. (`partition of` takes ACCESS EXCLUSIVE: one open
 //! report, and every insert queues behind it.) Dropped with `detach concurrently`, then `drop`.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// Sequence numbers in one partition of `outbox_checkpoints`: at 50 checkpoints a second, five hours.
+/// Sequence numbers in one partition of `outbox_checkpoints` at least: at 50 checkpoints a second, five hours.
 pub const CHECKPOINT_PARTITION_SEQS: i64 = 1_000_000;
+/// A partition that is made holds this part of what its log holds already, or more. A statement opens and locks every
+/// partition of a table that it names, so their number has to stay bounded, whatever the rate and the retention: it grows by
+/// the logarithm of the log while nothing is dropped, and then becomes about this. Of what is old enough to go, a
+/// partition more stays.
+const LOG_IN_PARTITIONS: i64 = 16;
 /// Days for which partitions of `jobs` and `job_results` are made ahead.
 const DAYS_AHEAD: u64 = 2;
 /// How long a change of partitions waits for a lock before it gives up; it is tried again later.
@@ -43,23 +48,15 @@ pub async fn ensure_jobs(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::R
 /// drawn. Returns the end (exclusive) of what is ready. Idempotent; begins its own transactions.
 pub async fn ensure_outbox(conn: &mut PgConnection, partition_rows: i64) -> sqlx::Result<i64> {
     loop {
-        let end = end_of(conn, "outbox_messages").await?.unwrap_or(1);
+        let log = bounds_of(conn, "outbox_messages").await?.unwrap_or(1..1);
         // Not for counting what is pending, for which it would be wrong, but as the ids' high-water mark.
         let drawn: i64 = sqlx::query_scalar("select last_value from outbox_messages_id_seq")
             .fetch_one(&mut *conn)
             .await?;
-        if end - drawn > partition_rows {
-            return Ok(end);
+        if log.end - drawn > partition_rows {
+            return Ok(log.end);
         }
-        let next = end + partition_rows;
-        make(
-            conn,
-            "outbox_messages",
-            &format!("outbox_messages_{end}"),
-            &format!("'{end}'"),
-            &format!("'{next}'"),
-        )
-        .await?;
+        make_next(conn, "outbox_messages", &log, partition_rows).await?;
     }
 }
 
@@ -68,21 +65,24 @@ pub async fn ensure_outbox(conn: &mut PgConnection, partition_rows: i64) -> sqlx
 /// Returns the end (exclusive) of what is ready.
 pub async fn ensure_checkpoints(conn: &mut PgConnection, seq: i64) -> sqlx::Result<i64> {
     loop {
-        let end = end_of(conn, "outbox_checkpoints").await?.unwrap_or(0);
-        if end > seq + CHECKPOINT_PARTITION_SEQS {
-            return Ok(end);
+        let log = bounds_of(conn, "outbox_checkpoints").await?.unwrap_or(0..0);
+        if log.end > seq + CHECKPOINT_PARTITION_SEQS {
+            return Ok(log.end);
         }
-        let next = end + CHECKPOINT_PARTITION_SEQS;
-        let name = format!("outbox_checkpoints_{end}");
-        make(
-            conn,
-            "outbox_checkpoints",
-            &name,
-            &format!("'{end}'"),
-            &format!("'{next}'"),
-        )
-        .await?;
+        make_next(conn, "outbox_checkpoints", &log, CHECKPOINT_PARTITION_SEQS).await?;
     }
+}
+
+/// Makes the partition behind the last one.
+async fn make_next(conn: &mut PgConnection, parent: &str, log: &Range<i64>, least: i64) -> sqlx::Result<()> {
+    let (from, to) = (log.end, log.end + next_size(log, least));
+    let name = format!("{parent}_{from}");
+    make(conn, parent, &name, &format!("'{from}'"), &format!("'{to}'")).await
+}
+
+/// How many numbers the next partition holds: a multiple of `least`.
+fn next_size(log: &Range<i64>, least: i64) -> i64 {
+    ((log.end - log.start) / LOG_IN_PARTITIONS / least).max(1) * least
 }
 
 /// The smallest UUIDv7 of an instant, as the SQL function `uuid7_floor` makes it.
@@ -120,16 +120,22 @@ async fn make(conn: &mut PgConnection, parent: &str, name: &str, from: &str, to:
     tx.commit().await
 }
 
-/// The end (exclusive) of the last partition of a table that is partitioned by a number.
-pub async fn end_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar(
-        "select max(substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \\(''(\\d+)''\\)')::bigint)
-         from pg_inherits i join pg_class c on c.oid = i.inhrelid
+/// What the partitions hold of a table that is partitioned by a number: from the first one's begin to the last one's end.
+async fn bounds_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Option<Range<i64>>> {
+    let (begin, end): (Option<i64>, Option<i64>) = sqlx::query_as(
+        "select min(substring(bound from 'FROM \\(''(\\d+)''\\)')::bigint), max(substring(bound from 'TO \\(''(\\d+)''\\)')::bigint)
+         from pg_inherits i join pg_class c on c.oid = i.inhrelid, lateral pg_get_expr(c.relpartbound, c.oid) bound
          where i.inhparent = $1::text::regclass",
     )
     .bind(parent)
     .fetch_one(conn)
-    .await
+    .await?;
+    Ok(begin.zip(end).map(|(begin, end)| begin..end))
+}
+
+/// The end (exclusive) of the last partition of a table that is partitioned by a number.
+pub async fn end_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Option<i64>> {
+    Ok(bounds_of(conn, parent).await?.map(|log| log.end))
 }
 
 /// A partition that [`drop_settled`] dropped, or would drop.
@@ -353,4 +359,43 @@ async fn execute(conn: &mut PgConnection, statement: String) -> sqlx::Result<()>
         .await;
     sqlx::query("reset lock_timeout").execute(&mut *conn).await?;
     done.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fills a log, keeps at least `retained` of it, and says how many partitions there were at most, and at last.
+    fn partitions(retained: i64, least: i64) -> (usize, usize) {
+        let (mut sizes, mut most) = (std::collections::VecDeque::from([least]), 0);
+        let mut log = 0..least;
+        while log.end < 10 * retained {
+            let size = next_size(&log, least);
+            assert_eq!(size % least, 0);
+            sizes.push_back(size);
+            log.end += size;
+            most = most.max(sizes.len());
+            while log.end - log.start - sizes[0] > retained {
+                log.start += sizes.pop_front().expect("the first");
+            }
+            let too_much = log.end - log.start - retained;
+            assert!(
+                too_much <= (retained / 8).max(2 * least),
+                "{too_much} more than {retained} are kept"
+            );
+        }
+        (most, sizes.len())
+    }
+
+    #[test]
+    fn a_log_of_any_length_has_few_partitions_and_keeps_little_more_than_it_has_to() {
+        for retained in [0, 1, 10, 100, 600, 10_000, 1_000_000] {
+            let (most, last) = partitions(retained * 1_000, 1_000);
+            assert!(
+                most <= 32 + 16 * (retained.max(1).ilog2() as usize),
+                "{retained}: {most}"
+            );
+            assert!(last <= 34, "{retained}: {last}");
+        }
+    }
 }
