@@ -10,7 +10,7 @@ use image_job_dispatcher::{
 };
 use uuid::Uuid;
 
-use super::Ground;
+use super::{Ground, accept_all};
 
 /// A ground with one accepted job.
 struct OneJob {
@@ -60,6 +60,21 @@ impl OneJob {
         .bind(receipt.map(|_| outbox_id).into_iter().collect::<Vec<_>>())
         .bind(receipt.map(|(partition, _)| partition).into_iter().collect::<Vec<_>>())
         .bind(receipt.map(|(_, offset)| offset).into_iter().collect::<Vec<_>>())
+        .execute(self.ground.pool())
+        .await
+        .unwrap();
+    }
+
+    /// A base beyond all ids, whose checkpoints were dropped; the message may be among those that belong to no row.
+    async fn base(&self, closed: bool) {
+        sqlx::query(
+            "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, base_passed, base_closed)
+             select max(seq) + 1, 0, 'test/', '-infinity', 'at-least-once', '{}', int8multirange(int8range(1, $1 + 1)),
+                    case when $2 then int8multirange(int8range($1, $1 + 1)) else '{}' end
+             from outbox_checkpoints",
+        )
+        .bind(self.outbox_id)
+        .bind(closed)
         .execute(self.ground.pool())
         .await
         .unwrap();
@@ -207,21 +222,124 @@ async fn a_replay_of_a_published_message_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_message_found_without_its_receipt_or_dropped_with_its_partition_is_published() {
+async fn a_message_found_without_its_receipt_or_dropped_with_its_checkpoint_is_published() {
     let one = OneJob::new().await;
     one.settle(one.outbox_id, None).await;
     assert_eq!(place(&one.read().await.message), (MessageState::Published, None, None));
     let one = OneJob::new().await;
-    one.ground
-        .run(
-            "do $$ declare p regclass; begin
-                  for p in select inhrelid::regclass from pg_inherits where inhparent = 'outbox_messages'::regclass loop
-                      execute format('drop table %s', p);
-                  end loop; end $$",
-        )
-        .await;
+    // It was taken for one that was rolled back: nobody has sent it.
+    one.base(true).await;
+    assert_eq!(place(&one.read().await.message), (MessageState::Pending, None, None));
+    one.base(false).await;
     let message = one.read().await.message;
     assert_eq!((message.state, message.offset), (MessageState::Published, None));
+}
+
+#[tokio::test]
+async fn of_messages_that_one_checkpoint_has_settled_each_has_its_own_place() {
+    let one = OneJob::new().await;
+    let others = accept_all(&one.ground.intake(), (0..5).map(|_| one.ground.request(one.draft))).await;
+    let mut jobs: Vec<Uuid> = others.into_iter().map(|answer| answer.unwrap().job_id).collect();
+    jobs.push(one.job_id);
+    // All but one, which was found without its receipt.
+    one.ground
+        .run(&format!(
+            "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, settled,
+                                             receipt_ids, receipt_partitions, receipt_offsets)
+             select max(seq) + 1, 0, 'test/', '-infinity', 'at-least-once', '{{}}', all_of.ids, of.ids, of.ids::int[], of.offsets
+             from outbox_checkpoints,
+                  (select range_agg(int8range(outbox_id, outbox_id + 1)) as ids from jobs) all_of,
+                  (select array_agg(outbox_id order by outbox_id) as ids, array_agg(outbox_id + 100 order by outbox_id) as offsets
+                   from jobs where id <> '{}') of
+             group by all_of.ids, of.ids, of.offsets",
+            jobs[2]
+        ))
+        .await;
+    for (nth, job_id) in jobs.iter().enumerate() {
+        let id: i64 = sqlx::query_scalar("select outbox_id from jobs where id = $1")
+            .bind(job_id)
+            .fetch_one(one.ground.pool())
+            .await
+            .unwrap();
+        let read = one
+            .reader
+            .read(*job_id, one.ground.user)
+            .await
+            .unwrap()
+            .expect("the job");
+        let expected = if nth == 2 {
+            (None, None)
+        } else {
+            (Some(id as i32), Some(id + 100))
+        };
+        assert_eq!(
+            place(&read.message),
+            (MessageState::Published, expected.0, expected.1),
+            "{nth}"
+        );
+        assert!(read.message.published_at.is_some());
+    }
+}
+
+/// Behind a lock, so that all of them wait for the same statements.
+#[tokio::test]
+async fn of_reads_that_are_made_together_each_has_its_own_answer_whoever_leaves() {
+    const JOBS: usize = 300;
+    let one = OneJob::new().await;
+    let answers = accept_all(&one.ground.intake(), (0..JOBS).map(|_| one.ground.request(one.draft))).await;
+    let jobs: Vec<Uuid> = answers.into_iter().map(|answer| answer.unwrap().job_id).collect();
+    // What no service of ours writes.
+    one.result("COMPLETED", Some(r#"{"not": "a list"}"#), None).await;
+    let mut lock = one.ground.pool().begin().await.unwrap();
+    sqlx::query("lock table jobs in access exclusive mode")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let read = |job_id, user| {
+        let reader = one.reader.clone();
+        tokio::spawn(async move { reader.read(job_id, user).await })
+    };
+    // The first of all statements is for these, and nobody waits for its answer any more.
+    let leaving = [read(jobs[0], one.ground.user), read(jobs[1], one.ground.user)];
+    crate::support::eventually("a statement waits", crate::support::PATIENCE, async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_locks where relation = 'jobs'::regclass and not granted
+             and database = (select oid from pg_database where datname = current_database())",
+        )
+        .fetch_one(&mut *lock)
+        .await
+        .unwrap();
+        (waiting > 0).then_some(()).ok_or(waiting)
+    })
+    .await;
+    leaving.iter().for_each(tokio::task::JoinHandle::abort);
+    let mine: Vec<_> = jobs.iter().map(|job_id| read(*job_id, one.ground.user)).collect();
+    let of_another = read(jobs[7], Uuid::new_v4());
+    let unknown = read(Uuid::now_v7(), one.ground.user);
+    let malformed = read(one.job_id, one.ground.user);
+    lock.rollback().await.unwrap();
+    for (job_id, read) in jobs.iter().zip(mine) {
+        let job = read.await.unwrap().unwrap().expect("the job");
+        assert_eq!((job.job_id, job.status), (*job_id, JobStatus::Pending));
+    }
+    assert_eq!(of_another.await.unwrap().unwrap(), None);
+    assert_eq!(unknown.await.unwrap().unwrap(), None);
+    let error = malformed.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("images"), "{error}");
+}
+
+/// Its partitions are many, and each of them would be locked by whoever names it.
+#[tokio::test]
+async fn the_outbox_is_not_looked_into_for_a_job_whose_message_is_published_or_waits() {
+    let one = OneJob::new().await;
+    let mut others = one.ground.pool().begin().await.unwrap();
+    sqlx::query("lock table outbox_messages in access exclusive mode")
+        .execute(&mut *others)
+        .await
+        .unwrap();
+    assert_eq!(one.read().await.message.state, MessageState::Pending);
+    one.settle(one.outbox_id, Some((0, 9))).await;
+    assert_eq!(one.read().await.message.offset, Some(9));
 }
 
 #[tokio::test]
