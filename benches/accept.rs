@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     backlog::{DRAFTS, insert_drafts, make_textbook, payload},
-    http::{User, closed_loop},
+    http::{User, clients, closed_loop},
     report::Sample,
     settings::{Settings, root, turns},
     stack::{Database, Service, Stack, pgbench},
@@ -126,8 +126,8 @@ impl Ours {
         let mut connection = self.database.connect().await?;
         let edge = async || Edge::now(stack, &mut connection, "outbox_messages_id_seq").await;
         let addresses: Vec<_> = self.replicas.iter().map(|service| service.listen.as_str()).collect();
-        let (closed, before, after) =
-            closed_loop(&addresses, &self.users, connections, (WARM_UP, window), edge).await?;
+        let clients = clients(&addresses, &self.users, connections).await?;
+        let (closed, before, after) = closed_loop(clients, (WARM_UP, window), edge).await?;
         let mut resident = 0.0;
         for service in &mut self.replicas {
             service.check()?;
@@ -193,7 +193,8 @@ async fn http_alone(users: &[User], window: Duration) -> Result<Sample> {
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     let server = tokio::spawn(axum::serve(listener, router).into_future());
     let edge = async || Mark::now(0.0);
-    let (closed, before, after) = closed_loop(&[&address], users, CONNECTIONS, (WARM_UP, window), edge).await?;
+    let (closed, before, after) =
+        closed_loop(clients(&[&address], users, CONNECTIONS).await?, (WARM_UP, window), edge).await?;
     server.abort();
     let jobs = closed.answered as f64;
     Ok(Sample::new(jobs / window.as_secs_f64(), jobs, after.since(before)))

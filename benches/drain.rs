@@ -122,6 +122,16 @@ pub async fn relay(
     connection.execute("notify outbox").await?;
     wait_for(&look, before + count, || service.check()).await?;
     // Recorded too: what is not in a checkpoint would be sent again.
+    all_published(connection).await?;
+    let used = stack.mark().await?.since(began);
+    let resident = peak_resident(service.pid())? / f64::from(1 << 20);
+    let transactional = delivery == Delivery::ExactlyOnce;
+    let sample = sample(&look, (before, count), transactional, used)?.with("peak_rss_MiB", resident);
+    Ok((sample, service))
+}
+
+/// Waits until all that was accepted is recorded as published.
+pub async fn all_published(connection: &mut PgConnection) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while sqlx::query_scalar::<_, i64>("select pending from outbox_overview")
         .fetch_one(&mut *connection)
@@ -133,11 +143,7 @@ pub async fn relay(
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let used = stack.mark().await?.since(began);
-    let resident = peak_resident(service.pid())? / f64::from(1 << 20);
-    let transactional = delivery == Delivery::ExactlyOnce;
-    let sample = sample(&look, (before, count), transactional, used)?.with("peak_rss_MiB", resident);
-    Ok((sample, service))
+    Ok(())
 }
 
 /// The ceiling: librdkafka by way of rdkafka, in this process, with the service's allocator and settings, and

@@ -18,10 +18,12 @@ use crate::{
 const LOADS: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
 const CLIENTS: [usize; 4] = [1, 10, 100, 1000];
 const REPLICAS: [usize; 3] = [1, 2, 4];
-/// Partitions of the outbox that stand, or that were dropped, when a backlog is drained.
-const PARTITIONS: [i64; 3] = [2, 20, 100];
-/// Ids of a partition there: with a hundred of them dropped, 10^8 ids lie behind.
+/// Partitions of the outbox that were dropped.
+const DROPPED: [i64; 3] = [2, 20, 100];
+/// Ids of one of them: with a hundred dropped, 10^8 ids lie behind.
 const PARTITION_ROWS: i64 = 1_000_000;
+/// So many times as many ids, whose partitions stand: the last is a week at 1,000 jobs a second.
+const STANDING: [i64; 4] = [2, 20, 100, 600];
 /// Messages that are drained there.
 const COUNT: i64 = 200_000;
 /// Rounds at most: a shape needs fewer than a ratio.
@@ -59,28 +61,41 @@ pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) ->
     for round in 1..=settings.rounds {
         for (point, size) in points.iter_mut().zip(sizes) {
             let database = stack.database_with_backlog(Kind::Outbox, size).await?;
-            point.samples.push(accepting(stack, settings, database).await?);
+            point.samples.push(accepting(stack, settings, database, "api").await?);
             say("accept, by backlog", round, point);
         }
     }
     report.growth(ACCEPT_BY_BACKLOG, "messages", points.into());
     report.write(&settings.out)?;
     accept_behind(stack, settings, report).await?;
-    for (name, dropped) in [
-        ("drain, by partitions that stand", false),
-        ("drain, by partitions that were dropped", true),
-    ] {
-        let mut points = PARTITIONS.map(|count| Point::new(count as f64));
-        for round in 1..=settings.rounds {
-            for (point, count) in points.iter_mut().zip(PARTITIONS) {
-                point.samples.push(behind(stack, count, dropped).await?);
-                say(name, round, point);
-            }
+    let mut points = DROPPED.map(|count| Point::new(count as f64));
+    for round in 1..=settings.rounds {
+        for (point, count) in points.iter_mut().zip(DROPPED) {
+            point.samples.push(behind(stack, count, true).await?);
+            say("drain, by partitions that were dropped", round, point);
         }
-        report.growth(name, "partitions", points.into());
-        report.write(&settings.out)?;
     }
-    Ok(())
+    report.growth("drain, by partitions that were dropped", "partitions", points.into());
+    report.write(&settings.out)?;
+    let mut points = STANDING.map(|millions| Point::new(millions as f64));
+    for round in 1..=settings.rounds {
+        for (point, millions) in points.iter_mut().zip(STANDING) {
+            point.samples.push(behind(stack, millions, false).await?);
+            say("drain, by ids that stand", round, point);
+        }
+    }
+    report.growth("drain, by ids that stand", "millions of ids", points.into());
+    report.write(&settings.out)?;
+    let mut points = STANDING.map(|millions| Point::new(millions as f64));
+    for round in 1..=settings.rounds {
+        for (point, millions) in points.iter_mut().zip(STANDING) {
+            let database = with_partitions(stack, millions, false).await?;
+            point.samples.push(accepting(stack, settings, database, "all").await?);
+            say("accept and relay, by ids that stand", round, point);
+        }
+    }
+    report.growth("accept and relay, by ids that stand", "millions of ids", points.into());
+    report.write(&settings.out)
 }
 
 async fn accept(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
@@ -120,11 +135,11 @@ fn say(what: &str, round: usize, point: &Point) {
 
 /// What accepting costs with many ids behind, and under an old snapshot.
 async fn accept_behind(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
-    let mut points = PARTITIONS.map(|count| Point::new(count as f64));
+    let mut points = DROPPED.map(|count| Point::new(count as f64));
     for round in 1..=settings.rounds {
-        for (point, count) in points.iter_mut().zip(PARTITIONS) {
+        for (point, count) in points.iter_mut().zip(DROPPED) {
             let database = with_partitions(stack, count, true).await?;
-            point.samples.push(accepting(stack, settings, database).await?);
+            point.samples.push(accepting(stack, settings, database, "api").await?);
             say("accept, by partitions that were dropped", round, point);
         }
     }
@@ -138,7 +153,7 @@ async fn accept_behind(stack: &Stack, settings: &Settings, report: &mut Report) 
                 reader.execute("begin isolation level repeatable read").await?;
                 reader.execute("select count(*) from outbox_messages").await?;
             }
-            point.samples.push(accepting(stack, settings, database).await?);
+            point.samples.push(accepting(stack, settings, database, "api").await?);
             say("accept, by old snapshots that are held", round, point);
         }
     }
@@ -147,14 +162,14 @@ async fn accept_behind(stack: &Stack, settings: &Settings, report: &mut Report) 
 }
 
 /// Accepting on a database, which is dropped then.
-async fn accepting(stack: &Stack, settings: &Settings, database: Database) -> Result<Sample> {
-    let mut ours = Ours::on(stack, database, 1, "api").await?;
+async fn accepting(stack: &Stack, settings: &Settings, database: Database, role: &str) -> Result<Sample> {
+    let mut ours = Ours::on(stack, database, 1, role).await?;
     let sample = ours.run(stack, CONNECTIONS, settings.seconds).await?;
     ours.end(stack).await?;
     Ok(sample)
 }
 
-/// A log that had `count` partitions, all of them full and settled; they stand, or were dropped.
+/// A log of `count` million ids, all of them settled; their partitions stand, or were dropped.
 async fn with_partitions(stack: &Stack, count: i64, dropped: bool) -> Result<Database> {
     let database = stack.database().await?;
     let mut connection = database.connect().await?;

@@ -54,10 +54,15 @@ impl Drafts {
     }
 }
 
+/// Who asks for something about one job and waits for the answer. What is not the answer that was asked for is an error.
+pub trait Asking: Send + 'static {
+    /// The job.
+    fn ask(&mut self) -> impl Future<Output = Result<Uuid>> + Send;
+}
+
 /// A connection of one user.
 pub struct Client {
-    stream: TcpStream,
-    inbox: Vec<u8>,
+    connection: Connection,
     request: Vec<u8>,
     /// What follows the draft's id in a request, but for the key.
     rest: String,
@@ -68,15 +73,12 @@ pub struct Client {
 impl Client {
     /// Connects. `first`: which of the drafts is asked for first, so that clients of one user differ.
     pub async fn connect(address: &str, user: &User, first: usize) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
         let rest = format!(
             "/content-generation HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\n",
             user.token
         );
         Ok(Self {
-            stream,
-            inbox: Vec::with_capacity(4096),
+            connection: Connection::to(address).await?,
             request: Vec::with_capacity(1024),
             rest,
             drafts: user.drafts_from(first),
@@ -107,11 +109,70 @@ impl Client {
             self.request.extend_from_slice(b"\r\n");
         }
         self.request.extend_from_slice(b"\r\n");
-        self.stream.write_all(&self.request).await?;
+        self.connection.exchange(&self.request, 202).await
+    }
+}
+
+impl Asking for Client {
+    async fn ask(&mut self) -> Result<Uuid> {
+        self.accept().await
+    }
+}
+
+/// A connection of one user who asks what became of jobs, one after the other.
+pub struct Poller {
+    connection: Connection,
+    /// Whole requests.
+    requests: Vec<String>,
+    at: usize,
+}
+
+impl Poller {
+    /// Connects. `first`: which of the jobs is asked about first.
+    pub async fn connect(address: &str, user: &User, jobs: &[Uuid], first: usize) -> Result<Self> {
+        let request = |job: &Uuid| {
+            format!(
+                "GET /api/jobs/{job} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\n\r\n",
+                user.token
+            )
+        };
+        Ok(Self {
+            connection: Connection::to(address).await?,
+            requests: jobs.iter().map(request).collect(),
+            at: first,
+        })
+    }
+}
+
+impl Asking for Poller {
+    async fn ask(&mut self) -> Result<Uuid> {
+        self.at = (self.at + 1) % self.requests.len();
+        self.connection.exchange(self.requests[self.at].as_bytes(), 200).await
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    inbox: Vec<u8>,
+}
+
+impl Connection {
+    async fn to(address: &str) -> Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            inbox: Vec::with_capacity(4096),
+        })
+    }
+
+    /// The job that the answer is about; an answer of another status is an error.
+    async fn exchange(&mut self, request: &[u8], expected: u16) -> Result<Uuid> {
+        self.stream.write_all(request).await?;
         loop {
             if let Some((status, body, end)) = parse(&self.inbox)? {
                 let text = String::from_utf8_lossy(&self.inbox[body..end]);
-                if status != 202 {
+                if status != expected {
                     bail!("the service answered {status}: {text}");
                 }
                 let job = job_id(&text).with_context(|| format!("no jobId in {text}"))?;
@@ -156,29 +217,35 @@ pub struct Closed {
     pub latency: Histogram<u64>,
 }
 
-/// `connections` clients, spread over the addresses, that each ask again as soon as they are answered. After `warm_up`, what is answered
-/// within `window` counts; `begin` and `end` are called at its edges.
+/// `connections` clients of these users, spread over the addresses, that ask for jobs.
+pub async fn clients(addresses: &[&str], users: &[User], connections: usize) -> Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    for n in 0..connections {
+        let address = addresses[n % addresses.len()];
+        clients.push(Client::connect(address, &users[n % users.len()], n * 97).await?);
+    }
+    Ok(clients)
+}
+
+/// Clients that each ask again as soon as they are answered. After `warm_up`, what is answered within `window` counts;
+/// `edge` is called at both its ends.
 pub async fn closed_loop<T>(
-    addresses: &[&str],
-    users: &[User],
-    connections: usize,
+    clients: Vec<impl Asking>,
     (warm_up, window): (Duration, Duration),
     mut edge: impl AsyncFnMut() -> Result<T>,
 ) -> Result<(Closed, T, T)> {
-    let ready = Arc::new(Barrier::new(connections + 1));
-    let mut clients = JoinSet::new();
-    for n in 0..connections {
-        let address = addresses[n % addresses.len()];
-        let mut client = Client::connect(address, &users[n % users.len()], n * 97).await?;
+    let ready = Arc::new(Barrier::new(clients.len() + 1));
+    let mut running = JoinSet::new();
+    for mut client in clients {
         let ready = ready.clone();
-        clients.spawn(async move {
+        running.spawn(async move {
             ready.wait().await;
             let begin = Instant::now() + warm_up;
             let end = begin + window;
             let (mut answered, mut latency) = (0, histogram());
             let mut sent = Instant::now();
             while sent < end {
-                client.accept().await?;
+                client.ask().await?;
                 let now = Instant::now();
                 if now >= begin && now < end {
                     answered += 1;
@@ -198,7 +265,7 @@ pub async fn closed_loop<T>(
         answered: 0,
         latency: histogram(),
     };
-    while let Some(done) = clients.join_next().await {
+    while let Some(done) = running.join_next().await {
         let (answered, latency) = done??;
         all.answered += answered;
         all.latency.add(&latency)?;

@@ -18,8 +18,8 @@ use uuid::Uuid;
 use crate::{
     accept::CONNECTIONS,
     backlog::{insert_drafts, make_textbook, message, payload},
-    http::{User, closed_loop, histogram},
-    load::{Accepted, Asking, Load, open_loop},
+    http::{Asking, User, clients, closed_loop, histogram},
+    load::{Accepted, Load, open_loop},
     producer::{Batch, Producer},
     report::{Point, Sample, median},
     settings::Settings,
@@ -222,7 +222,10 @@ impl Stage {
         let mut rates = Vec::new();
         for _ in 0..=FULL_LOADS {
             let address = [self.service.listen.as_str()];
-            let (full, ..) = closed_loop(&address, &self.users, CONNECTIONS, times, async || Ok(())).await?;
+            let (full, ..) = closed_loop(clients(&address, &self.users, CONNECTIONS).await?, times, async || {
+                Ok(())
+            })
+            .await?;
             rates.push(full.answered as f64 / settings.seconds.as_secs_f64());
         }
         let capacity = median(&rates[1..]);
@@ -250,7 +253,7 @@ impl Stage {
         let (mut committing, mut sending) = (Vec::new(), Vec::new());
         for _ in 0..CONNECTIONS {
             let mut connection = Committing(self.steps.connect().await?);
-            connection.accept().await?;
+            connection.ask().await?;
             committing.push(connection);
             sending.push(Sending::new(producer.clone()).await?);
         }
@@ -317,7 +320,7 @@ impl Stage {
 struct Committing(PgConnection);
 
 impl Asking for Committing {
-    async fn accept(&mut self) -> Result<Uuid> {
+    async fn ask(&mut self) -> Result<Uuid> {
         let job = Uuid::now_v7();
         sqlx::query(
             "with new_job as (
@@ -348,13 +351,13 @@ impl Sending {
     /// The first record of a producer waits for the producer's id, and is sent here.
     async fn new(producer: Producer) -> Result<Self> {
         let mut sending = Self { producer, sent: 0 };
-        sending.accept().await?;
+        sending.ask().await?;
         Ok(sending)
     }
 }
 
 impl Asking for Sending {
-    async fn accept(&mut self) -> Result<Uuid> {
+    async fn ask(&mut self) -> Result<Uuid> {
         let (message, batch) = (message(self.sent), Batch::of(1));
         self.sent += 1;
         self.producer.send(&message, &batch)?;
@@ -369,7 +372,7 @@ async fn in_turn(asking: &mut impl Asking, window: Duration) -> Result<Histogram
     let begin = Instant::now();
     while begin.elapsed() < window {
         let sent = Instant::now();
-        asking.accept().await?;
+        asking.ask().await?;
         record(&mut histogram, sent.elapsed());
     }
     Ok(histogram)

@@ -14,7 +14,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::http::{Client, Drafts, User};
+use crate::http::{Asking, Client, Drafts, User};
 
 /// For a request to be accepted, with all its attempts.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -31,18 +31,6 @@ pub struct Accepted {
     pub due: Instant,
     /// When the answer was here.
     pub answered: Instant,
-}
-
-/// Who asks for a job and waits until it is accepted: [`Client`], to which everything else is an error, or
-/// [`Persistent`].
-pub trait Asking: Send + 'static {
-    fn accept(&mut self) -> impl Future<Output = Result<Uuid>> + Send;
-}
-
-impl Asking for Client {
-    async fn accept(&mut self) -> Result<Uuid> {
-        Client::accept(self).await
-    }
 }
 
 /// A client as a service deserves it: every request has an Idempotency-Key, and is sent again with it, over a new
@@ -82,7 +70,7 @@ impl Persistent {
 }
 
 impl Asking for Persistent {
-    async fn accept(&mut self) -> Result<Uuid> {
+    async fn ask(&mut self) -> Result<Uuid> {
         let (draft, key) = (self.drafts.draw(), Uuid::new_v4());
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -126,7 +114,7 @@ impl Load {
                     let Some(due) = next else {
                         return anyhow::Ok(accepted);
                     };
-                    let job = client.accept().await?;
+                    let job = client.ask().await?;
                     let answered = Instant::now();
                     accepted.push(Accepted { job, due, answered });
                 }

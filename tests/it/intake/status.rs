@@ -1,5 +1,7 @@
 //! The body of GET, from PostgreSQL and from Redis. The relay's side is played by SQL.
 
+use std::time::Duration;
+
 use image_job_dispatcher::{
     jobs::{
         JobStatus,
@@ -11,6 +13,7 @@ use image_job_dispatcher::{
 use uuid::Uuid;
 
 use super::{Ground, accept_all};
+use crate::support::{PATIENCE, eventually};
 
 /// A ground with one accepted job.
 struct OneJob {
@@ -281,6 +284,11 @@ async fn of_messages_that_one_checkpoint_has_settled_each_has_its_own_place() {
     }
 }
 
+async fn in_time<T>(read: tokio::task::JoinHandle<T>) -> T {
+    let done = tokio::time::timeout(PATIENCE, read).await;
+    done.expect("nobody is forgotten").expect("a read")
+}
+
 /// Behind a lock, so that all of them wait for the same statements.
 #[tokio::test]
 async fn of_reads_that_are_made_together_each_has_its_own_answer_whoever_leaves() {
@@ -301,7 +309,7 @@ async fn of_reads_that_are_made_together_each_has_its_own_answer_whoever_leaves(
     };
     // The first of all statements is for these, and nobody waits for its answer any more.
     let leaving = [read(jobs[0], one.ground.user), read(jobs[1], one.ground.user)];
-    crate::support::eventually("a statement waits", crate::support::PATIENCE, async || {
+    eventually("a statement waits", PATIENCE, async || {
         let waiting: i64 = sqlx::query_scalar(
             "select count(*) from pg_locks where relation = 'jobs'::regclass and not granted
              and database = (select oid from pg_database where datname = current_database())",
@@ -312,19 +320,21 @@ async fn of_reads_that_are_made_together_each_has_its_own_answer_whoever_leaves(
         (waiting > 0).then_some(()).ok_or(waiting)
     })
     .await;
-    leaving.iter().for_each(tokio::task::JoinHandle::abort);
     let mine: Vec<_> = jobs.iter().map(|job_id| read(*job_id, one.ground.user)).collect();
     let of_another = read(jobs[7], Uuid::new_v4());
     let unknown = read(Uuid::now_v7(), one.ground.user);
     let malformed = read(one.job_id, one.ground.user);
+    // So that the others wait when they leave; were it too short, they would not be left alone.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    leaving.iter().for_each(tokio::task::JoinHandle::abort);
     lock.rollback().await.unwrap();
     for (job_id, read) in jobs.iter().zip(mine) {
-        let job = read.await.unwrap().unwrap().expect("the job");
+        let job = in_time(read).await.unwrap().expect("the job");
         assert_eq!((job.job_id, job.status), (*job_id, JobStatus::Pending));
     }
-    assert_eq!(of_another.await.unwrap().unwrap(), None);
-    assert_eq!(unknown.await.unwrap().unwrap(), None);
-    let error = malformed.await.unwrap().unwrap_err().to_string();
+    assert_eq!(in_time(of_another).await.unwrap(), None);
+    assert_eq!(in_time(unknown).await.unwrap(), None);
+    let error = in_time(malformed).await.unwrap_err().to_string();
     assert!(error.contains("images"), "{error}");
 }
 
