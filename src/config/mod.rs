@@ -271,7 +271,7 @@ pub struct Intake {
 /// The log.
 #[derive(Debug, Clone)]
 pub struct Outbox {
-    /// `outbox.partition_rows`: ids in one partition of `outbox_messages`.
+    /// `outbox.partition_rows`: ids in one partition of `outbox_messages` at least.
     pub partition_rows: i64,
     /// `outbox.retention`: how long settled partitions are kept at least.
     pub retention: Duration,

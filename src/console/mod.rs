@@ -65,7 +65,7 @@ pub struct ConsoleState {
     pub config: Arc<Config>,
     /// What this process has measured.
     pub metrics: Arc<Metrics>,
-    /// Replays that are counted at a time: each reads all that it would send.
+    /// Counts at a time: each reads all that a replay would send, or retention drop.
     pub counting: Arc<Semaphore>,
     /// What the overview shows.
     pub monitor: Monitor,

@@ -150,15 +150,8 @@ pub enum StatusError {
     #[error("the state of jobs cannot be read: too many requests wait for PostgreSQL")]
     Crowded,
     /// PostgreSQL says nothing.
-    #[error("the state of jobs cannot be read: no answer within {READ_TIMEOUT:?}")]
+    #[error("the state of jobs cannot be read: no answer in time")]
     Timeout,
-}
-
-impl StatusError {
-    /// PostgreSQL has answered, and one of its rows says nothing that is known.
-    fn is_of_a_row(&self) -> bool {
-        matches!(self, Self::Database(error) if matches!(**error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }))
-    }
 }
 
 impl From<sqlx::Error> for StatusError {
@@ -225,6 +218,12 @@ struct Statements {
 
 impl Statements {
     async fn read_many(&self, job_ids: &[Uuid]) -> Result<Vec<Found>, StatusError> {
+        let read = self.read_each(job_ids).await?;
+        read.into_iter().map(|(_, found)| found).collect()
+    }
+
+    /// The ids of the jobs that there are, and what they are where that can be understood.
+    async fn read_each(&self, job_ids: &[Uuid]) -> Result<Vec<(Uuid, Result<Found, StatusError>)>, StatusError> {
         let mut conn = self.pool.acquire().await?;
         let query = find(job_ids, &self.topic).fetch_all(&mut *conn);
         let Ok(rows) = timeout(READ_TIMEOUT, query).await else {
@@ -232,7 +231,11 @@ impl Statements {
             conn.close_on_drop();
             return Err(StatusError::Timeout);
         };
-        Ok(rows?.iter().map(found).collect::<sqlx::Result<_>>()?)
+        let mut read = Vec::new();
+        for row in rows? {
+            read.push((row.try_get("id")?, found(&row).map_err(StatusError::from)));
+        }
+        Ok(read)
     }
 }
 

@@ -189,11 +189,12 @@ impl ConsoleState {
         self.pool.begin().await.map_err(failed)
     }
 
-    /// What counts all that a replay would send, on a connection of its own; one at a time in this process.
+    /// What counts all that a replay would send or that retention would drop, on a connection of its own; one at a time in
+    /// this process.
     pub(super) async fn counting(&self) -> Result<Counting, Problem> {
         let permit = Arc::clone(&self.counting).try_acquire_owned().map_err(|_| {
             Problem::new(Code::Overloaded)
-                .detail("another replay is being counted; try again when that is done")
+                .detail("rows are being counted for somebody else; try again when that is done")
                 .retry_after(SOON)
         })?;
         let mut conn = self.conn().await?.detach();

@@ -39,8 +39,9 @@ pub(super) async fn plan(State(console): State<ConsoleState>, operator: Operator
 /// What [`drop_now`] would drop. Needs admin, as it does.
 pub async fn plan_drop(console: &ConsoleState, operator: &Operator) -> Result<Vec<Gone>, Problem> {
     operator.require(Role::Admin)?;
-    let mut conn = console.conn().await?;
-    plan_retention(&mut conn, Kept::from(&*console.config))
+    // What is old enough is counted.
+    let mut counting = console.counting().await?;
+    plan_retention(&mut counting.conn, Kept::from(&*console.config))
         .await
         .map_err(failed)
 }

@@ -1,10 +1,13 @@
 //! Reads of single jobs that are asked for together, made together: most of what one costs PostgreSQL is the statement and
 //! not the job, and clients that poll ask more often than they have jobs accepted.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use super::{Found, Statements, StatusError};
@@ -15,6 +18,8 @@ const READERS: usize = 2;
 const BATCH: usize = 256;
 /// Requests that wait for a statement. More are refused at once.
 const WAITING: usize = 4_096;
+/// For an answer, whoever is in front: where PostgreSQL hangs, statements end one after the other.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Cloning is cheap; all clones gather together.
 #[derive(Debug, Clone)]
@@ -45,7 +50,10 @@ impl Gathered {
         let reader = {
             let mut waiting = self.waiting.lock();
             if waiting.len() >= WAITING {
-                return Err(StatusError::Crowded);
+                waiting.retain(|one| !one.reply.is_closed());
+                if waiting.len() >= WAITING {
+                    return Err(StatusError::Crowded);
+                }
             }
             waiting.push(Waiting { job_id, reply });
             // Under the lock, as a reader that finds nobody waiting gives its permit back: either it is had, or all
@@ -55,8 +63,10 @@ impl Gathered {
         if let Some(permit) = reader {
             tokio::spawn(self.clone().read_waiting(permit));
         }
-        // It is dropped only where a reader has panicked.
-        answer.await.unwrap_or(Err(StatusError::Timeout))
+        match timeout(PATIENCE, answer).await {
+            Ok(answer) => answer.expect("a reader answers"),
+            Err(_) => Err(StatusError::Timeout),
+        }
     }
 
     /// Reads until nobody waits. Nobody's going away ends it, for others wait as well.
@@ -82,18 +92,11 @@ impl Gathered {
         let mut job_ids: Vec<Uuid> = batch.iter().map(|one| one.job_id).collect();
         job_ids.sort_unstable();
         job_ids.dedup();
-        let read = self.statements.read_many(&job_ids).await;
-        if read.as_ref().is_err_and(StatusError::is_of_a_row) && job_ids.len() > 1 {
-            // One of them cannot be understood, and the others have nothing to do with it.
-            for Waiting { job_id, reply } in batch {
-                let read = self.statements.read_many(&[job_id]).await;
-                let _ = reply.send(read.map(|mut jobs| jobs.pop()));
-            }
-            return;
-        }
+        let read = self.statements.read_each(&job_ids).await;
+        let read = read.map(|jobs| jobs.into_iter().collect::<HashMap<_, _>>());
         for Waiting { job_id, reply } in batch {
             let found = match &read {
-                Ok(jobs) => Ok(jobs.iter().find(|found| found.job.job_id == job_id).cloned()),
+                Ok(jobs) => jobs.get(&job_id).cloned().transpose(),
                 Err(error) => Err(error.clone()),
             };
             let _ = reply.send(found);

@@ -357,10 +357,10 @@ async fn a_dry_run_may_read_for_longer_than_a_look_may() {
         }
         // One is counted at a time.
         let another = desk.post(&desk.operator, "/admin/api/replays/preview", &asked).await;
-        another.failed(503, "overloaded", "another replay is being counted");
+        another.failed(503, "overloaded", "rows are being counted for somebody else");
         let create = json!({"selection": {"ids": all}, "reason": "lost", "operation_id": "op"});
         let create = desk.post(&desk.operator, "/admin/api/replays", &create).await;
-        create.failed(503, "overloaded", "another replay is being counted");
+        create.failed(503, "overloaded", "rows are being counted for somebody else");
         sqlx::raw_sql("rollback").execute(&mut holder).await.expect("its end");
         preview.await
     };

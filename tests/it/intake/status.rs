@@ -338,6 +338,31 @@ async fn of_reads_that_are_made_together_each_has_its_own_answer_whoever_leaves(
     assert!(error.contains("images"), "{error}");
 }
 
+/// A lock that nobody lets go of. Each statement is given up after five seconds, and in one of them go 256 jobs.
+#[tokio::test]
+async fn whoever_asks_while_postgresql_hangs_is_answered_in_ten_seconds_however_many_are_in_front() {
+    let one = OneJob::new().await;
+    let mut lock = one.ground.pool().begin().await.unwrap();
+    sqlx::query("lock table jobs in access exclusive mode")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let reads: Vec<_> = (0..3_000)
+        .map(|_| {
+            let reader = one.reader.clone();
+            tokio::spawn(async move { reader.read(Uuid::now_v7(), Uuid::new_v4()).await })
+        })
+        .collect();
+    let all = futures_util::future::join_all(reads);
+    // Twelve statements, two at a time, would take thirty.
+    let answers = tokio::time::timeout(Duration::from_secs(20), all).await;
+    for answer in answers.expect("none waits behind all others") {
+        answer.unwrap().unwrap_err();
+    }
+    lock.rollback().await.unwrap();
+    one.read().await;
+}
+
 /// Its partitions are many, and each of them would be locked by whoever names it.
 #[tokio::test]
 async fn the_outbox_is_not_looked_into_for_a_job_whose_message_is_published_or_waits() {
