@@ -69,13 +69,15 @@ impl TopicInspector {
     }
 
     /// The largest record batch that the topic takes and the producer sends, in bytes. Needs the right to
-    /// describe the topic's configuration.
-    pub async fn record_limit(&self) -> Result<usize, KafkaError> {
-        let settings = self.describe().await?;
+    /// describe the topic's configuration; none: that is missing, or the topic.
+    pub async fn record_limit(&self) -> Result<Option<usize>, KafkaError> {
+        let Some(settings) = unless_denied(self.describe().await)? else {
+            return Ok(None);
+        };
         // A batch larger than a segment is refused as well.
         let limits = ["max.message.bytes", "segment.bytes"];
         let limits = limits.map(|name| value(&settings, name).and_then(|v| v.parse::<usize>().ok()));
-        Ok(limits.into_iter().flatten().fold(self.own_limit, usize::min))
+        Ok(Some(limits.into_iter().flatten().fold(self.own_limit, usize::min)))
     }
 
     /// What the topic deletes by itself. Needs the same right; none: the broker says that it is missing.
@@ -118,24 +120,27 @@ impl TopicInspector {
     pub async fn keep_limit_fresh(self, limit: RecordLimit, cancel: CancellationToken) {
         let mut complained = false;
         loop {
-            let wait = match self.record_limit().await {
-                Ok(bytes) => {
+            let problem = match self.record_limit().await {
+                Ok(Some(bytes)) => {
                     if limit.get() != bytes {
                         tracing::info!(bytes, topic = self.topic, "the topic's record limit");
                     }
                     limit.set(bytes);
-                    complained = false;
-                    REFRESH_EVERY
+                    None
                 }
-                Err(error) => {
-                    if !complained {
-                        tracing::warn!(%error, topic = self.topic, bytes = limit.get(),
-                            "the topic's max.message.bytes cannot be read; using the last known limit");
-                    }
-                    complained = true;
-                    RETRY_EVERY
-                }
+                Ok(None) => Some("there is no such topic, or the right DescribeConfigs on it is missing".to_owned()),
+                Err(error) => Some(error.to_string()),
             };
+            if let (Some(error), false) = (&problem, complained) {
+                tracing::warn!(
+                    error,
+                    topic = self.topic,
+                    bytes = limit.get(),
+                    "the topic's max.message.bytes cannot be read; using the last known limit"
+                );
+            }
+            complained = problem.is_some();
+            let wait = if complained { RETRY_EVERY } else { REFRESH_EVERY };
             if cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return;
             }

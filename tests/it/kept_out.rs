@@ -155,7 +155,7 @@ async fn add_rules(stage: &Stage, rules: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_may_not_ask_for_the_topics_settings_is_told_so_by_doctor_and_by_an_audit() {
+async fn whoever_may_not_ask_for_the_topics_settings_is_told_so_by_doctor_by_an_audit_and_in_the_log() {
     let (stage, trusted) = secured().await;
     add_rules(&stage, &["--allow-principal", "User:*", "--operation", "All"]).await;
     let rule = format!("User:{USER}");
@@ -173,6 +173,8 @@ async fn whoever_may_not_ask_for_the_topics_settings_is_told_so_by_doctor_and_by
     let said = String::from_utf8(ran.stderr).expect("UTF-8");
     assert_eq!(ran.status.code(), Some(0), "{said}");
     assert!(said.contains("the topic's settings may not be read"), "{said}");
+    let app = stage.app_with(&[], &login).await;
+    logged(&app, &["max.message.bytes cannot be read", "DescribeConfigs"]).await;
 }
 
 async fn require(conn: &mut redis::aio::MultiplexedConnection, password: &str) {

@@ -77,7 +77,7 @@ pub(super) async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
         });
     }
     let inspector = TopicInspector::new(&relay.kafka).map_err(|e| NotOpened::Outage(e.to_string()))?;
-    if let Ok(limit) = inspector.record_limit().await {
+    if let Ok(Some(limit)) = inspector.record_limit().await {
         relay.limit.set(limit);
     }
     let (kafka, window, limit) = (relay.kafka.clone(), relay.window(), relay.limit.get());
