@@ -39,9 +39,15 @@ async fn a_migration_that_meets_an_open_report_gives_up_says_so_and_can_be_run_a
     let stage = Stage::new().await.set("database.url", &empty_database().await);
     let url = stage.environment()["database.url"].clone();
     let mut report = PgConnection::connect(&url).await.expect("a connection");
+    // It changes a table that the report reads.
+    let changing = 20_261_127_000_001;
     let newest = {
         let mut older = Migrator::new(Path::new("migrations")).await.expect("migrations");
-        let newest = older.migrations.to_mut().pop().expect("a migration").version;
+        let newest = older.migrations.last().expect("a migration").version;
+        older
+            .migrations
+            .to_mut()
+            .retain(|migration| migration.version < changing);
         older.run(&mut report).await.expect("the schema of the version before");
         newest
     };
@@ -58,7 +64,7 @@ async fn a_migration_that_meets_an_open_report_gives_up_says_so_and_can_be_run_a
             .await
             .expect("a version")
     };
-    assert!(at(&mut report).await < newest);
+    assert!(at(&mut report).await < changing);
     report.execute("commit").await.expect("the end of the report");
     assert!(run(&stage, &["migrate"]).await.code == 0);
     assert_eq!(at(&mut report).await, newest);
