@@ -1,5 +1,7 @@
 //! Growth: the same measurement while something grows. The cost of a job must stay flat.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use image_job_dispatcher::{config::Delivery, outbox::partitions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
@@ -16,8 +18,8 @@ use crate::{
 
 /// Parts of the full load at which latency is measured.
 const LOADS: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
-const CLIENTS: [usize; 4] = [1, 10, 100, 1000];
-const REPLICAS: [usize; 3] = [1, 2, 4];
+const CLIENTS: [i64; 4] = [1, 10, 100, 1000];
+const REPLICAS: [i64; 3] = [1, 2, 4];
 /// Partitions of the outbox that were dropped.
 const DROPPED: [i64; 3] = [2, 20, 100];
 /// Ids of one of them: with a hundred dropped, 10^8 ids lie behind.
@@ -39,132 +41,140 @@ pub async fn measure(stack: &Stack, settings: &Settings, report: &mut Report) ->
     let points = latency::by_load(stack, settings, &LOADS).await?;
     report.growth(BY_LOAD, "jobs a second", points);
     report.write(&settings.out)?;
-    accept(stack, settings, report).await?;
-    let sizes = [
-        settings.backlog / 100,
-        settings.backlog / 10,
-        settings.backlog,
-        settings.backlog * 5,
-    ];
-    let mut points = sizes.map(|size| Point::new(size as f64));
-    for round in 1..=settings.rounds {
-        for (point, size) in points.iter_mut().zip(sizes) {
-            point
-                .samples
-                .push(drain::ours(stack, size, Delivery::AtLeastOnce).await?);
-            say("drain", round, point);
-        }
-    }
-    report.growth(BY_BACKLOG, "messages", points.into());
-    report.write(&settings.out)?;
-    let mut points = sizes.map(|size| Point::new(size as f64));
-    for round in 1..=settings.rounds {
-        for (point, size) in points.iter_mut().zip(sizes) {
-            let database = stack.database_with_backlog(Kind::Outbox, size).await?;
-            point.samples.push(accepting(stack, settings, database, "api").await?);
-            say("accept, by backlog", round, point);
-        }
-    }
-    report.growth(ACCEPT_BY_BACKLOG, "messages", points.into());
-    report.write(&settings.out)?;
-    accept_behind(stack, settings, report).await?;
-    let mut points = DROPPED.map(|count| Point::new(count as f64));
-    for round in 1..=settings.rounds {
-        for (point, count) in points.iter_mut().zip(DROPPED) {
-            point.samples.push(behind(stack, count, true).await?);
-            say("drain, by partitions that were dropped", round, point);
-        }
-    }
-    report.growth("drain, by partitions that were dropped", "partitions", points.into());
-    report.write(&settings.out)?;
-    let mut points = STANDING.map(|millions| Point::new(millions as f64));
-    for round in 1..=settings.rounds {
-        for (point, millions) in points.iter_mut().zip(STANDING) {
-            point.samples.push(behind(stack, millions, false).await?);
-            say("drain, by ids that stand", round, point);
-        }
-    }
-    report.growth("drain, by ids that stand", "millions of ids", points.into());
-    report.write(&settings.out)?;
-    let mut points = STANDING.map(|millions| Point::new(millions as f64));
-    for round in 1..=settings.rounds {
-        for (point, millions) in points.iter_mut().zip(STANDING) {
-            let database = with_partitions(stack, millions, false).await?;
-            point.samples.push(accepting(stack, settings, database, "all").await?);
-            say("accept and relay, by ids that stand", round, point);
-        }
-    }
-    report.growth("accept and relay, by ids that stand", "millions of ids", points.into());
-    report.write(&settings.out)
+    let mut growing = Growing { settings, report };
+    by_callers(stack, &mut growing).await?;
+    by_backlog(stack, &mut growing).await?;
+    by_what_lies_behind(stack, &mut growing).await
 }
 
-async fn accept(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
-    let mut points = CLIENTS.map(|clients| Point::new(clients as f64));
-    for round in 1..=settings.rounds {
-        for (point, clients) in points.iter_mut().zip(CLIENTS) {
+/// Where the rounds go.
+struct Growing<'a> {
+    settings: &'a Settings,
+    report: &'a mut Report,
+}
+
+impl Growing<'_> {
+    /// Rounds of one measurement at each size of what grows.
+    async fn measure<const N: usize>(
+        &mut self,
+        name: &str,
+        unit: &str,
+        sizes: [i64; N],
+        mut at: impl AsyncFnMut(i64) -> Result<Sample>,
+    ) -> Result<()> {
+        let mut points = sizes.map(|size| Point::new(size as f64));
+        for round in 1..=self.settings.rounds {
+            for (point, size) in points.iter_mut().zip(sizes) {
+                let sample = at(size).await?;
+                println!("{name}, round {round}: {size} at {:.0}/s", sample.rate);
+                point.samples.push(sample);
+            }
+        }
+        self.report.growth(name, unit, points.into());
+        self.report.write(&self.settings.out)
+    }
+}
+
+async fn by_callers(stack: &Stack, growing: &mut Growing<'_>) -> Result<()> {
+    let window = growing.settings.seconds;
+    growing
+        .measure("accept, by connections", "connections", CLIENTS, async |clients| {
             // A service of its own: the peak of its memory is this point's.
             let mut ours = Ours::new(stack, 1, "api").await?;
-            point.samples.push(ours.run(stack, clients, settings.seconds).await?);
+            let sample = ours.run(stack, clients as usize, window).await?;
             ours.end(stack).await?;
-            say("accept, by connections", round, point);
-        }
-    }
-    report.growth("accept, by connections", "connections", points.into());
-
-    let mut points = REPLICAS.map(|replicas| Point::new(replicas as f64));
-    for round in 1..=settings.rounds {
-        for (point, replicas) in points.iter_mut().zip(REPLICAS) {
-            let mut ours = Ours::new(stack, replicas, "all").await?;
-            point
-                .samples
-                .push(ours.run(stack, CONNECTIONS, settings.seconds).await?);
-            ours.end(stack).await?;
-            say("accept and relay, by replicas", round, point);
-        }
-    }
+            Ok(sample)
+        })
+        .await?;
     let name = format!("accept and relay, by replicas, {CONNECTIONS} connections");
-    report.growth(&name, "replicas", points.into());
-    report.write(&settings.out)
+    growing
+        .measure(&name, "replicas", REPLICAS, async |replicas| {
+            let mut ours = Ours::new(stack, replicas as usize, "all").await?;
+            let sample = ours.run(stack, CONNECTIONS, window).await?;
+            ours.end(stack).await?;
+            Ok(sample)
+        })
+        .await
 }
 
-fn say(what: &str, round: usize, point: &Point) {
-    if let Some(sample) = point.samples.last() {
-        println!("{what}, round {round}: {} at {:.0}/s", point.x, sample.rate);
-    }
+async fn by_backlog(stack: &Stack, growing: &mut Growing<'_>) -> Result<()> {
+    let Settings { backlog, seconds, .. } = *growing.settings;
+    let sizes = [backlog / 100, backlog / 10, backlog, backlog * 5];
+    growing
+        .measure(BY_BACKLOG, "messages", sizes, async |size| {
+            drain::ours(stack, size, Delivery::AtLeastOnce).await
+        })
+        .await?;
+    growing
+        .measure(ACCEPT_BY_BACKLOG, "messages", sizes, async |size| {
+            let database = stack.database_with_backlog(Kind::Outbox, size).await?;
+            accepting(stack, seconds, database, "api").await
+        })
+        .await
 }
 
-/// What accepting costs with many ids behind, and under an old snapshot.
-async fn accept_behind(stack: &Stack, settings: &Settings, report: &mut Report) -> Result<()> {
-    let mut points = DROPPED.map(|count| Point::new(count as f64));
-    for round in 1..=settings.rounds {
-        for (point, count) in points.iter_mut().zip(DROPPED) {
-            let database = with_partitions(stack, count, true).await?;
-            point.samples.push(accepting(stack, settings, database, "api").await?);
-            say("accept, by partitions that were dropped", round, point);
-        }
-    }
-    report.growth("accept, by partitions that were dropped", "partitions", points.into());
-    let mut points = [0.0, 1.0].map(Point::new);
-    for round in 1..=settings.rounds {
-        for point in &mut points {
-            let database = stack.database().await?;
-            let mut reader = database.connect().await?;
-            if point.x > 0.0 {
-                reader.execute("begin isolation level repeatable read").await?;
-                reader.execute("select count(*) from outbox_messages").await?;
-            }
-            point.samples.push(accepting(stack, settings, database, "api").await?);
-            say("accept, by old snapshots that are held", round, point);
-        }
-    }
-    report.growth("accept, by old snapshots that are held", "snapshots", points.into());
-    report.write(&settings.out)
+async fn by_what_lies_behind(stack: &Stack, growing: &mut Growing<'_>) -> Result<()> {
+    let window = growing.settings.seconds;
+    growing
+        .measure(
+            "accept, by partitions that were dropped",
+            "partitions",
+            DROPPED,
+            async |count| {
+                let database = with_partitions(stack, count, true).await?;
+                accepting(stack, window, database, "api").await
+            },
+        )
+        .await?;
+    growing
+        .measure(
+            "drain, by partitions that were dropped",
+            "partitions",
+            DROPPED,
+            async |count| behind(stack, count, true).await,
+        )
+        .await?;
+    growing
+        .measure(
+            "drain, by ids that stand",
+            "millions of ids",
+            STANDING,
+            async |millions| behind(stack, millions, false).await,
+        )
+        .await?;
+    growing
+        .measure(
+            "accept and relay, by ids that stand",
+            "millions of ids",
+            STANDING,
+            async |millions| {
+                let database = with_partitions(stack, millions, false).await?;
+                accepting(stack, window, database, "all").await
+            },
+        )
+        .await?;
+    growing
+        .measure(
+            "accept, by old snapshots that are held",
+            "snapshots",
+            [0, 1],
+            async |held| {
+                let database = stack.database().await?;
+                let mut reader = database.connect().await?;
+                if held > 0 {
+                    reader.execute("begin isolation level repeatable read").await?;
+                    reader.execute("select count(*) from outbox_messages").await?;
+                }
+                accepting(stack, window, database, "api").await
+            },
+        )
+        .await
 }
 
 /// Accepting on a database, which is dropped then.
-async fn accepting(stack: &Stack, settings: &Settings, database: Database, role: &str) -> Result<Sample> {
+async fn accepting(stack: &Stack, window: Duration, database: Database, role: &str) -> Result<Sample> {
     let mut ours = Ours::on(stack, database, 1, role).await?;
-    let sample = ours.run(stack, CONNECTIONS, settings.seconds).await?;
+    let sample = ours.run(stack, CONNECTIONS, window).await?;
     ours.end(stack).await?;
     Ok(sample)
 }

@@ -69,7 +69,14 @@ pub(super) async fn show(
 
 /// The job, or the problem that it is not to be had.
 pub(super) fn found(read: Result<Option<JobView>, StatusError>, job_id: Uuid) -> Result<JobView, Problem> {
-    read.map_err(|error| Problem::new(Code::DatabaseUnavailable).retry_after(1).cause(error))?
+    let failed = |error| {
+        let code = match error {
+            StatusError::Crowded => Code::Overloaded,
+            StatusError::Database(_) | StatusError::Timeout => Code::DatabaseUnavailable,
+        };
+        Problem::new(code).retry_after(1).cause(error)
+    };
+    read.map_err(failed)?
         .ok_or_else(|| Problem::new(Code::NotFound).detail(format!("you have no job with the id {job_id}")))
 }
 
@@ -79,6 +86,7 @@ pub(super) const PROBLEMS: &[Code] = &[
     Code::Unauthorized,
     Code::NotFound,
     Code::RateLimited,
+    Code::Overloaded,
     Code::DatabaseUnavailable,
     Code::KeysUnavailable,
 ];

@@ -361,6 +361,8 @@ async fn a_dry_run_may_read_for_longer_than_a_look_may() {
         let create = json!({"selection": {"ids": all}, "reason": "lost", "operation_id": "op"});
         let create = desk.post(&desk.operator, "/admin/api/replays", &create).await;
         create.failed(503, "overloaded", "rows are being counted for somebody else");
+        let plan = desk.get(&desk.admin, "/admin/api/retain").await;
+        plan.failed(503, "overloaded", "rows are being counted for somebody else");
         sqlx::raw_sql("rollback").execute(&mut holder).await.expect("its end");
         preview.await
     };

@@ -10,6 +10,8 @@ use image_job_dispatcher::{
     },
     messages::{Image, ImageStyle},
 };
+use sqlx::{AssertSqlSafe, postgres::PgTransaction};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::{Ground, accept_all};
@@ -49,6 +51,16 @@ impl OneJob {
             .await
             .unwrap()
             .expect("the job")
+    }
+
+    /// A session that lets nobody look into a table until it ends.
+    async fn lock(&self, table: &str) -> PgTransaction<'static> {
+        let mut lock = self.ground.pool().begin().await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("lock table {table} in access exclusive mode")))
+            .execute(&mut *lock)
+            .await
+            .unwrap();
+        lock
     }
 
     /// As the relay does: a checkpoint that settles the id, with a receipt if there is one.
@@ -284,7 +296,7 @@ async fn of_messages_that_one_checkpoint_has_settled_each_has_its_own_place() {
     }
 }
 
-async fn in_time<T>(read: tokio::task::JoinHandle<T>) -> T {
+async fn in_time<T>(read: JoinHandle<T>) -> T {
     let done = tokio::time::timeout(PATIENCE, read).await;
     done.expect("nobody is forgotten").expect("a read")
 }
@@ -298,11 +310,7 @@ async fn of_reads_that_are_made_together_each_has_its_own_answer_whoever_leaves(
     let jobs: Vec<Uuid> = answers.into_iter().map(|answer| answer.unwrap().job_id).collect();
     // What no service of ours writes.
     one.result("COMPLETED", Some(r#"{"not": "a list"}"#), None).await;
-    let mut lock = one.ground.pool().begin().await.unwrap();
-    sqlx::query("lock table jobs in access exclusive mode")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    let mut lock = one.lock("jobs").await;
     let read = |job_id, user| {
         let reader = one.reader.clone();
         tokio::spawn(async move { reader.read(job_id, user).await })
@@ -326,7 +334,7 @@ async fn of_reads_that_are_made_together_each_has_its_own_answer_whoever_leaves(
     let malformed = read(one.job_id, one.ground.user);
     // So that the others wait when they leave; were it too short, they would not be left alone.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    leaving.iter().for_each(tokio::task::JoinHandle::abort);
+    leaving.iter().for_each(JoinHandle::abort);
     lock.rollback().await.unwrap();
     for (job_id, read) in jobs.iter().zip(mine) {
         let job = in_time(read).await.unwrap().expect("the job");
@@ -342,11 +350,7 @@ async fn of_reads_that_are_made_together_each_has_its_own_answer_whoever_leaves(
 #[tokio::test]
 async fn whoever_asks_while_postgresql_hangs_is_answered_in_ten_seconds_however_many_are_in_front() {
     let one = OneJob::new().await;
-    let mut lock = one.ground.pool().begin().await.unwrap();
-    sqlx::query("lock table jobs in access exclusive mode")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    let lock = one.lock("jobs").await;
     let reads: Vec<_> = (0..3_000)
         .map(|_| {
             let reader = one.reader.clone();
@@ -363,15 +367,36 @@ async fn whoever_asks_while_postgresql_hangs_is_answered_in_ten_seconds_however_
     one.read().await;
 }
 
+#[tokio::test]
+async fn who_asks_while_4096_wait_is_refused_at_once_and_who_has_left_keeps_no_place() {
+    let one = OneJob::new().await;
+    let lock = one.lock("jobs").await;
+    let read = || {
+        let reader = one.reader.clone();
+        tokio::spawn(async move { reader.read(Uuid::now_v7(), Uuid::new_v4()).await })
+    };
+    // Two statements take 256 each.
+    let mut reads: Vec<_> = (0..6_000).map(|_| read()).collect();
+    let refused = eventually("some are refused", PATIENCE, async || {
+        reads.iter().position(JoinHandle::is_finished).ok_or("none")
+    })
+    .await;
+    let error = reads.swap_remove(refused).await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("too many requests wait"), "{error}");
+    reads.iter().for_each(JoinHandle::abort);
+    futures_util::future::join_all(reads).await;
+    let mut late = read();
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut late).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    lock.rollback().await.unwrap();
+    assert_eq!(in_time(late).await.unwrap(), None);
+}
+
 /// Its partitions are many, and each of them would be locked by whoever names it.
 #[tokio::test]
 async fn the_outbox_is_not_looked_into_for_a_job_whose_message_is_published_or_waits() {
     let one = OneJob::new().await;
-    let mut others = one.ground.pool().begin().await.unwrap();
-    sqlx::query("lock table outbox_messages in access exclusive mode")
-        .execute(&mut *others)
-        .await
-        .unwrap();
+    let _lock = one.lock("outbox_messages").await;
     assert_eq!(one.read().await.message.state, MessageState::Pending);
     one.settle(one.outbox_id, Some((0, 9))).await;
     assert_eq!(one.read().await.message.offset, Some(9));
