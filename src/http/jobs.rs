@@ -112,3 +112,18 @@ fn answer(job: &JobView, headers: &HeaderMap, wait: Option<Wait>) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_not_told_as_a_database_that_is_down() {
+        let told = |error| {
+            let problem = found(Err(error), Uuid::nil()).unwrap_err();
+            problem.code()
+        };
+        assert_eq!(told(StatusError::Crowded), Code::Overloaded);
+        assert_eq!(told(StatusError::Timeout), Code::DatabaseUnavailable);
+    }
+}
