@@ -90,7 +90,10 @@ async fn a_missing_topic_is_found_and_made_by_the_runbook_of_nothing_published()
 
     let runbook = Runbook::open(&stage, "nothing-published", &elsewhere)
         .await
-        .with("image-job-topic", &missing);
+        .with("image-job-topic", &missing)
+        // One broker.
+        .with("--replication-factor 3", "--replication-factor 1")
+        .with("min.insync.replicas=2", "min.insync.replicas=1");
     says(
         &runbook.look().await,
         &[&missing, "does not exist", "--create", "\"last_published\":null"],
