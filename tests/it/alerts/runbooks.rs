@@ -92,8 +92,8 @@ async fn a_missing_topic_is_found_and_made_by_the_runbook_of_nothing_published()
         .await
         .with("image-job-topic", &missing)
         // One broker.
-        .with("--replication-factor 3", "--replication-factor 1")
-        .with("min.insync.replicas=2", "min.insync.replicas=1");
+        .with("--replication-factor 3", &"--replication-factor 1")
+        .with("min.insync.replicas=2", &"min.insync.replicas=1");
     says(
         &runbook.look().await,
         &[&missing, "does not exist", "--create", "\"last_published\":null"],
