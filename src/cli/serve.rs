@@ -52,6 +52,7 @@ use crate::{
         },
     },
     outbox::{
+        installation::{self, Installation},
         notifier::Notifier,
         record::RecordLimit,
         schema::{self, SchemaError},
@@ -164,11 +165,14 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     let Some(checked) = stop.run_until_cancelled(wait_for_schema(&database)).await else {
         return Ok(());
     };
-    checked?;
+    let known = checked?;
 
     let wake = Wake::default();
     let (notifier, origin) = (Notifier::default(), Origin::new());
     let limit = RecordLimit::new(config.kafka.max_message_bytes);
+    if let Some(bytes) = known.record_limit_of(&config.kafka.topic) {
+        limit.set_of_topic(bytes);
+    }
     let (leading, leads) = watch::channel(false);
     let inspector = TopicInspector::new(&config.kafka).context("kafka.properties")?;
     tasks.spawn(
@@ -426,16 +430,17 @@ async fn bind(key: &str, address: std::net::SocketAddr) -> Result<TcpListener, C
 }
 
 /// Waits until PostgreSQL answers, and refuses a schema that does not fit. What has to be mended is said once.
-async fn wait_for_schema(database: &PgConnectOptions) -> Result<(), CliError> {
+async fn wait_for_schema(database: &PgConnectOptions) -> Result<Installation, CliError> {
     let mut complained = String::new();
     loop {
         let checked = async {
             let mut conn = PgConnection::connect_with(database).await?;
-            schema::check(&mut conn).await
+            schema::check(&mut conn).await?;
+            Ok(installation::read(&mut conn).await?)
         };
         let checked = tokio::time::timeout(ANSWER_TIMEOUT, checked).await;
         match checked.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into())) {
-            Ok(()) => return Ok(()),
+            Ok(known) => return Ok(known),
             Err(SchemaError::Database(error)) => {
                 let reason = CliError::from(error).to_string();
                 if reason != complained {

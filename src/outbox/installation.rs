@@ -25,6 +25,8 @@ pub struct Installation {
     pub halted_since: Option<DateTime<Utc>>,
     /// It halts until an operator accepts that the log has lost what it acknowledged.
     pub log_lost: bool,
+    /// The largest record batch in bytes that `topic` takes, as a leader last saw it.
+    pub record_limit: Option<i64>,
 }
 
 /// Publishing halts although Kafka answers. Accepting goes on.
@@ -88,6 +90,12 @@ impl Installation {
         })
     }
 
+    /// What the topic takes, in bytes, as far as it is known: for when the broker cannot be asked.
+    pub fn record_limit_of(&self, topic: &str) -> Option<usize> {
+        let limit = self.record_limit.filter(|_| self.topic.as_deref() == Some(topic))?;
+        usize::try_from(limit).ok()
+    }
+
     /// Kafka's `transactional.id`s of every leader: whoever initialises one ends what another left open under it.
     pub fn transactional_ids(&self, topic: &str) -> [String; 2] {
         let first = format!("{topic}.{}", self.installation_id);
@@ -115,22 +123,47 @@ impl Installation {
 
 /// Reads it.
 pub async fn read(conn: &mut PgConnection) -> sqlx::Result<Installation> {
-    sqlx::query_as("select installation_id, topic, cluster_id, halt_reason, halted_since, log_lost from installation")
-        .fetch_one(conn)
-        .await
+    sqlx::query_as(
+        "select installation_id, topic, cluster_id, halt_reason, halted_since, log_lost, record_limit from installation",
+    )
+    .fetch_one(conn)
+    .await
 }
 
-/// Records what was seen, where nothing was recorded, and that publishing goes on. The next offsets have to be
-/// recorded before: those of another log would halt the next start.
-pub async fn record(conn: &mut PgConnection, topic: &str, cluster_id: Option<&str>) -> sqlx::Result<()> {
+/// Records PostgreSQL's timeline, and returns the one that was recorded before.
+pub async fn replace_timeline(conn: &mut PgConnection, timeline: i32) -> sqlx::Result<Option<i32>> {
+    sqlx::query_scalar(
+        "with known as materialized (
+             select timeline from installation
+         ), now as (
+             update installation set timeline = $1 where timeline is distinct from $1
+         )
+         select timeline from known",
+    )
+    .bind(timeline)
+    .fetch_one(conn)
+    .await
+}
+
+/// Records what was seen, where nothing was recorded, the topic's limit where it is another, and that publishing goes
+/// on. The next offsets have to be recorded before: those of another log would halt the next start.
+pub async fn record(
+    conn: &mut PgConnection,
+    topic: &str,
+    cluster_id: Option<&str>,
+    record_limit: Option<usize>,
+) -> sqlx::Result<()> {
     sqlx::query(
         "update installation
-         set topic = coalesce(topic, $1), cluster_id = coalesce(cluster_id, $2), halt_reason = null, halted_since = null
+         set topic = coalesce(topic, $1), cluster_id = coalesce(cluster_id, $2), record_limit = coalesce($3, record_limit),
+             halt_reason = null, halted_since = null
          where not log_lost
-           and (topic is null or (cluster_id is null and $2 is not null) or halt_reason is not null)",
+           and (topic is null or (cluster_id is null and $2 is not null) or halt_reason is not null
+                or record_limit is distinct from coalesce($3, record_limit))",
     )
     .bind(topic)
     .bind(cluster_id)
+    .bind(record_limit.and_then(|bytes| i64::try_from(bytes).ok()))
     .execute(conn)
     .await
     .map(|_| ())
@@ -157,7 +190,8 @@ pub async fn accept_identity(conn: &mut PgConnection, actor: &Actor) -> sqlx::Re
     let known = read(&mut *conn).await?;
     sqlx::query(
         "update installation
-         set topic = null, cluster_id = null, halt_reason = null, halted_since = null, log_lost = false",
+         set topic = null, cluster_id = null, record_limit = null, halt_reason = null, halted_since = null,
+             log_lost = false",
     )
     .execute(&mut *conn)
     .await?;
@@ -183,7 +217,10 @@ mod tests {
             halt_reason: None,
             halted_since: None,
             log_lost: false,
+            record_limit: Some(5_000),
         };
+        assert_eq!(known.record_limit_of("image-job-topic"), Some(5_000));
+        assert_eq!(known.record_limit_of("other"), None);
         assert!(known.check("image-job-topic", Some("a")).is_ok());
         assert!(known.check("image-job-topic", None).is_ok());
         assert!(

@@ -96,22 +96,34 @@ fn varint_len(n: usize) -> usize {
 /// The largest [`batch_size`] that the topic takes: the smaller of its own limit and the producer's. The
 /// relay reads it from the broker when it starts and now and then; the intake refuses what is above it.
 #[derive(Debug, Clone)]
-pub struct RecordLimit(Arc<AtomicUsize>);
+pub struct RecordLimit {
+    own: usize,
+    /// [`usize::MAX`]: not known.
+    topic: Arc<AtomicUsize>,
+}
 
 impl RecordLimit {
-    /// Starts from the configured limit.
-    pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
+    /// Starts from the producer's limit, `kafka.max_message_bytes`, alone.
+    pub fn new(own: usize) -> Self {
+        Self {
+            own,
+            topic: Arc::new(AtomicUsize::new(usize::MAX)),
+        }
     }
 
     /// In bytes.
     pub fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.own.min(self.topic.load(Ordering::Relaxed))
     }
 
-    /// What the broker said.
-    pub fn set(&self, bytes: usize) {
-        self.0.store(bytes, Ordering::Relaxed);
+    /// What the broker said of the topic; none: not known yet.
+    pub fn of_topic(&self) -> Option<usize> {
+        Some(self.topic.load(Ordering::Relaxed)).filter(|bytes| *bytes != usize::MAX)
+    }
+
+    /// The broker has said so, now or to whoever recorded it.
+    pub fn set_of_topic(&self, bytes: usize) {
+        self.topic.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -135,5 +147,36 @@ mod tests {
         let size = batch_size(&message);
         assert!(size <= message.payload.len() + 4096 + ENVELOPE_AT_MOST, "{size}");
         assert!(exceeds(&message, size - 1) && !exceeds(&message, size));
+    }
+
+    #[test]
+    fn the_document_for_consumers_names_these_headers_and_no_others() {
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("../../docs/asyncapi.json")).expect("the document is JSON");
+        let documented = document["components"]["messages"]["ImageJob"]["headers"]["properties"]
+            .as_object()
+            .expect("headers");
+        let message = OutboxMessage {
+            id: 7,
+            event_id: Uuid::nil(),
+            job_id: Uuid::nil(),
+            key: Uuid::nil(),
+            event_time: DateTime::UNIX_EPOCH,
+            created_at: DateTime::UNIX_EPOCH,
+            replay_id: Some(Uuid::nil()),
+            traceparent: Some("00".to_owned()),
+            payload: Vec::new(),
+        };
+        let mut sent = std::collections::BTreeSet::new();
+        for_each_header(&message, |name, value| {
+            sent.insert(name);
+            if let Some(constant) = documented[name].get("const") {
+                assert_eq!(constant, value, "{name}");
+            }
+        });
+        assert!(
+            sent.iter().copied().eq(documented.keys().map(String::as_str)),
+            "{sent:?}"
+        );
     }
 }

@@ -52,8 +52,6 @@ pub fn unless_denied(answer: Result<ConfigResource, KafkaError>) -> Result<Optio
 pub struct TopicInspector {
     admin: AdminClient<DefaultClientContext>,
     topic: String,
-    /// `kafka.max_message_bytes`.
-    own_limit: usize,
 }
 
 impl TopicInspector {
@@ -64,12 +62,11 @@ impl TopicInspector {
         Ok(Self {
             admin: AdminClient::from_config(&config)?,
             topic: kafka.topic.clone(),
-            own_limit: kafka.max_message_bytes,
         })
     }
 
-    /// The largest record batch that the topic takes and the producer sends, in bytes. Needs the right to
-    /// describe the topic's configuration; none: that is missing, or the topic.
+    /// The largest record batch that the topic takes, in bytes. Needs the right to describe the topic's
+    /// configuration; none: that is missing, or the topic.
     pub async fn record_limit(&self) -> Result<Option<usize>, KafkaError> {
         let Some(settings) = unless_denied(self.describe().await)? else {
             return Ok(None);
@@ -77,7 +74,7 @@ impl TopicInspector {
         // A batch larger than a segment is refused as well.
         let limits = ["max.message.bytes", "segment.bytes"];
         let limits = limits.map(|name| value(&settings, name).and_then(|v| v.parse::<usize>().ok()));
-        Ok(Some(limits.into_iter().flatten().fold(self.own_limit, usize::min)))
+        Ok(limits.into_iter().flatten().min())
     }
 
     /// What the topic deletes by itself. Needs the same right; none: the broker says that it is missing.
@@ -116,16 +113,16 @@ impl TopicInspector {
     }
 
     /// Reads the limit now and then, for as long as the program runs. While it cannot be read, the last
-    /// known one stays, at first the configured one.
+    /// known one stays.
     pub async fn keep_limit_fresh(self, limit: RecordLimit, cancel: CancellationToken) {
         let mut complained = false;
         loop {
             let problem = match self.record_limit().await {
                 Ok(Some(bytes)) => {
-                    if limit.get() != bytes {
+                    if limit.of_topic() != Some(bytes) {
                         tracing::info!(bytes, topic = self.topic, "the topic's record limit");
                     }
-                    limit.set(bytes);
+                    limit.set_of_topic(bytes);
                     None
                 }
                 Ok(None) => Some("there is no such topic, or the right DescribeConfigs on it is missing".to_owned()),

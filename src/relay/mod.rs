@@ -170,8 +170,6 @@ struct Memory {
     failing: bool,
     /// Ids up to this one are handed over one at a time: a batch among them was refused.
     one_at_a_time_to: i64,
-    /// Of PostgreSQL, at the last start.
-    timeline: Option<i32>,
     /// An acknowledgement said that the log has lost what was acknowledged before; not recorded yet.
     log_lost: Option<LogLost>,
 }
@@ -212,7 +210,7 @@ async fn term(relay: &Relay, memory: &mut Memory, cancel: &CancellationToken) ->
         let (db, lease) = standby::stand_by(relay, cancel).await?;
         relay.leading.send_replace(true);
         relay.metrics.leading.set(1);
-        start::start(relay, memory, db, lease, cancel).await
+        start::start(relay, db, lease, cancel).await
     };
     let end = match began.await {
         Ok(started) => {

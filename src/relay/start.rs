@@ -23,7 +23,7 @@ use self::{
     opening::{NotOpened, ToOpen, open_kafka},
 };
 use super::{
-    End, Memory, Relay,
+    End, Relay,
     upkeep::{Ready, Upkeep},
     within,
 };
@@ -59,14 +59,17 @@ pub(super) struct Started {
 /// Begins with a lease that was just taken. Keeps it alive all the while; an outage of Kafka is waited out.
 pub(super) async fn start(
     relay: &Relay,
-    memory: &mut Memory,
     mut db: PgConnection,
     lease: Lease,
     cancel: &CancellationToken,
 ) -> Result<Started, End> {
     relay.metrics.producer_starts_total.inc();
     failpoint!("relay.start.partitions", lost);
-    notice_promotion(memory, within(store::read_timeline(&mut db)).await?);
+    let timeline = within(store::read_timeline(&mut db)).await?;
+    notice_promotion(
+        within(installation::replace_timeline(&mut db, timeline)).await?,
+        timeline,
+    );
     let ready = Ready {
         checkpoints: within(partitions::ensure_checkpoints(&mut db, lease.seq)).await?,
         outbox: within(partitions::ensure_outbox(&mut db, relay.partition_rows)).await?,
@@ -164,6 +167,7 @@ pub(super) async fn start(
         &mut db,
         &relay.kafka.topic,
         tail.cluster_id.as_deref(),
+        relay.limit.of_topic(),
     ))
     .await?;
     tracing::info!(
@@ -186,8 +190,8 @@ pub(super) async fn start(
 }
 
 /// Another timeline than before: the server was promoted, or restored. What it had not got from the former one is lost.
-fn notice_promotion(memory: &mut Memory, timeline: i32) {
-    if let Some(before) = memory.timeline.replace(timeline)
+fn notice_promotion(before: Option<i32>, timeline: i32) {
+    if let Some(before) = before
         && before != timeline
     {
         tracing::error!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::support::{Stage, eventually};
+use crate::support::{PATIENCE, Stage, drafts, eventually, token_for};
 
 /// Writes rows for one key: of `sizes` payload bytes, in one transaction. Gives their ids.
 async fn write_rows(stage: &Stage, key: Uuid, sizes: &[i32]) -> Vec<i64> {
@@ -185,4 +185,35 @@ async fn lower_the_limit(stage: Stage) {
     let mut of_key: Vec<i64> = published.into_iter().filter(|id| ids.contains(id)).collect();
     of_key.sort_unstable();
     assert_eq!(of_key, expected, "each of them once; {}", app.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_topic_does_not_take_is_refused_by_a_replica_that_has_never_seen_kafka() {
+    let stage = Stage::with_topic(&[("max.message.bytes", "3000")]).await;
+    let leader = stage.app().await;
+    stage.drained().await;
+    eventually("the limit is remembered", PATIENCE, async || {
+        let limit: Option<i64> = sqlx::query_scalar("select record_limit from installation")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("a row");
+        if limit == Some(3000) {
+            Ok(())
+        } else {
+            Err(format!("{limit:?}"))
+        }
+    })
+    .await;
+    leader.kill();
+    let away = stage.app_with(&[], &[("kafka.brokers", "127.0.0.1:1")]).await;
+    let user = Uuid::new_v4();
+    let small = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let large = drafts::Draft {
+        title: "x".repeat(5_000),
+        ..drafts::complete(user)
+    };
+    let large = drafts::insert(&stage.pool, &large).await;
+    let answer = away.post_job(large, &token_for(user)).await.expect("an answer");
+    assert_eq!(answer.status(), 413);
+    away.accept(small, &token_for(user)).await;
 }

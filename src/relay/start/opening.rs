@@ -78,7 +78,7 @@ pub(super) async fn open_kafka(relay: &Relay, what: ToOpen) -> Opened {
     }
     let inspector = TopicInspector::new(&relay.kafka).map_err(|e| NotOpened::Outage(e.to_string()))?;
     if let Ok(Some(limit)) = inspector.record_limit().await {
-        relay.limit.set(limit);
+        relay.limit.set_of_topic(limit);
     }
     let (kafka, window, limit) = (relay.kafka.clone(), relay.window(), relay.limit.get());
     let ours = relay.options.delivery;

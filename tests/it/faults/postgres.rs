@@ -90,8 +90,10 @@ async fn f09_a_promoted_postgresql_is_noticed_and_said() {
         .await
         .expect("a path");
     let postgres = &stage.servers().postgres;
-    postgres.stop().await.expect("it stops");
     assert!(!app.log().contains("timeline"), "{}", app.log());
+    // Who leads next has never led before.
+    app.kill();
+    postgres.stop().await.expect("it stops");
     // It comes back as a standby, and is promoted as in a fail-over.
     std::fs::write(Path::new(&data).join("standby.signal"), "").expect("written");
     postgres.restart().await.expect("it starts");
@@ -99,6 +101,7 @@ async fn f09_a_promoted_postgresql_is_noticed_and_said() {
         .execute(&mut stage.connect().await)
         .await
         .expect("promoted");
+    let app = stage.app().await;
     eventually("the log says so", PATIENCE, async || {
         let log = app.log();
         let said = log

@@ -142,17 +142,18 @@ async fn a_refusal_in_a_batch_costs_only_itself_and_writes_nothing() {
 async fn a_message_larger_than_the_topic_takes_is_refused_at_the_byte() {
     let ground = Ground::new().await;
     let draft = ground.draft().await;
-    let limit = RecordLimit::new(1);
+    let limit = RecordLimit::new(1_000_000);
+    limit.set_of_topic(1);
     let intake = ground.intake_with(|options| options.record_limit = limit.clone());
     let Err(AcceptError::TooLarge { size, limit: 1 }) = intake.accept(ground.request(draft)).await else {
         panic!("accepted above the limit")
     };
-    limit.set(size - 1);
+    limit.set_of_topic(size - 1);
     assert_eq!(
         intake.accept(ground.request(draft)).await,
         Err(AcceptError::TooLarge { size, limit: size - 1 })
     );
-    limit.set(size);
+    limit.set_of_topic(size);
     intake.accept(ground.request(draft)).await.unwrap();
     ground.stop().await;
 }
