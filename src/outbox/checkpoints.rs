@@ -21,8 +21,14 @@ pub struct Receipt {
     pub id: i64,
     /// Of the topic.
     pub partition: i32,
-    /// In the partition.
+    /// In the partition; negative: Kafka has the record, acknowledged with a later one and without its place.
     pub offset: i64,
+}
+
+impl Receipt {
+    fn place(&self) -> Option<(i32, i64)> {
+        (self.offset >= 0).then_some((self.partition, self.offset))
+    }
 }
 
 /// A message that is refused for good.
@@ -224,8 +230,8 @@ async fn insert(conn: &mut PgConnection, lease: &Lease, entry: &Entry, give_back
     .bind(to_multirange(&entry.changes.closed))
     .bind(&entry.next_offsets)
     .bind(receipts.iter().map(|r| r.id).collect::<Vec<_>>())
-    .bind(receipts.iter().map(|r| r.partition).collect::<Vec<_>>())
-    .bind(receipts.iter().map(|r| r.offset).collect::<Vec<_>>())
+    .bind(receipts.iter().map(|r| Some(r.place()?.0)).collect::<Vec<_>>())
+    .bind(receipts.iter().map(|r| Some(r.place()?.1)).collect::<Vec<_>>())
     .bind(entry.base.as_ref().map(|(passed, _)| to_multirange(passed)))
     .bind(entry.base.as_ref().map(|(_, closed)| to_multirange(closed)))
     .execute(conn)

@@ -116,9 +116,11 @@ impl<'c> Receipts<'c> {
     /// them. PostgreSQL sorts them; here only a few are in memory.
     pub fn stream(&mut self) -> impl Stream<Item = sqlx::Result<Expected>> + Send + '_ {
         sqlx::query_as(concat!(
-            r#"select r.partition, r."offset", r.id, c.created_at as published_at, m.event_id, m.created_at "#,
+            // -1: Kafka has acknowledged it without its place, and it is looked for everywhere.
+            r#"select coalesce(r.partition, -1) as partition, coalesce(r."offset", -1) as "offset", r.id,
+                      c.created_at as published_at, m.event_id, m.created_at "#,
             receipts!(),
-            r#" order by r.partition, r."offset""#
+            r#" order by 1, 2"#
         ))
         .persistent(false)
         .bind(self.lower)

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Leader;
 use crate::{
     outbox::{
-        checkpoints::{self, BASE_EVERY},
+        checkpoints,
         position::{Position, Read},
         store::{self, Drawers, News, PollRequest, ReadRequest, ReadResult},
     },
@@ -198,9 +198,8 @@ impl Leader<'_> {
         let Some(mut conn) = self.reader.conn.take() else {
             return;
         };
-        let renew = self.recorder.running.is_none()
-            && self.lease_ends <= now + self.lease.length / 2
-            && self.lease.seq - self.recorder.last_base < BASE_EVERY;
+        let renew =
+            self.recorder.running.is_none() && self.lease_ends <= now + self.lease.length / 2 && !self.is_base_due();
         let request = PollRequest {
             oldest_from: self.position.frontier() + 1,
             sample: now >= self.reader.sample_at,

@@ -7,27 +7,24 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Leader;
 use crate::{
-    outbox::{
-        checkpoints::{self, BASE_EVERY, CheckpointError, Entry, Lease, Receipt},
-        position::Ids,
-    },
+    outbox::checkpoints::{self, BASE_EVERY, CheckpointError, Entry, Lease, Receipt},
     relay::{End, within},
 };
 
-/// A checkpoint on its way. It gives its connection back with its answer, unless it failed.
-type Running = AbortOnDropHandle<(PgConnection, Lease, Result<(), CheckpointError>)>;
+/// A checkpoint that was on its way, and the answer. Its connection is of no use once it has failed.
+pub(super) struct Written {
+    conn: PgConnection,
+    lease: Lease,
+    entry: Entry,
+    begun_at: Instant,
+    done: Result<(), CheckpointError>,
+}
 
 /// At most one checkpoint at a time.
 pub(super) struct Recorder {
     /// None while a checkpoint is on its way, and for good once one has failed.
     pub conn: Option<PgConnection>,
-    pub running: Option<Running>,
-    /// Receipts in the checkpoint that is being written.
-    receipts: usize,
-    /// Ids that it settles.
-    settling: Ids,
-    /// When the newest checkpoint was begun.
-    begun_at: Instant,
+    pub running: Option<AbortOnDropHandle<Written>>,
     /// When the receipts were last looked through for one.
     pub looked_at: Instant,
     pub last_base: i64,
@@ -40,9 +37,6 @@ impl Recorder {
         Self {
             conn: Some(conn),
             running: None,
-            receipts: 0,
-            settling: Ids::default(),
-            begun_at: now,
             looked_at: now,
             last_base: base,
         }
@@ -51,16 +45,16 @@ impl Recorder {
 
 impl Leader<'_> {
     /// Begins a checkpoint when there is something to record and the last look was `pause` ago, or the lease has to be
-    /// prolonged and no read will do it.
+    /// prolonged and no poll will do it.
     pub(super) fn begin_checkpoint(&mut self, pause: Duration, give_back: bool) {
         let now = Instant::now();
-        // A renewing read holds the next number.
+        // A renewing poll holds the next number.
         if self.recorder.running.is_some() || self.reader.renews || self.recorder.conn.is_none() {
             return;
         }
         let crowded = self.receipts.arrived() * 4 > self.relay.window();
         let due = self.has_to_record() && (now >= self.recorder.looked_at + pause || self.barrier || crowded);
-        let base_due = self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY;
+        let base_due = self.is_base_due();
         let half_gone = self.lease_ends <= now + self.lease.length / 2;
         let renewal_due = (base_due || self.ending) && half_gone;
         if !(due || renewal_due || give_back) {
@@ -81,7 +75,6 @@ impl Leader<'_> {
         if !self.offsets_frozen {
             advance(&mut self.next_offsets, &receipts);
         }
-        self.recorder.receipts = receipts.len();
         let entry = Entry {
             changes: self.position.take_changes(),
             receipts,
@@ -89,9 +82,7 @@ impl Leader<'_> {
             next_offsets: self.next_offsets.clone(),
             base: base_due.then(|| (self.position.passed().clone(), self.position.closed().clone())),
         };
-        self.recorder.settling = entry.changes.settled.clone();
         let mut lease = self.lease.clone();
-        self.recorder.begun_at = now;
         self.recorder.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let append = async {
                 failpoint!("relay.checkpoint.before", lost);
@@ -100,8 +91,19 @@ impl Leader<'_> {
                 Ok(())
             };
             let done: Result<(), CheckpointError> = within(append).await;
-            (conn, lease, done)
+            Written {
+                conn,
+                lease,
+                entry,
+                begun_at: now,
+                done,
+            }
         })));
+    }
+
+    /// The next checkpoint has to be a base.
+    pub(super) fn is_base_due(&self) -> bool {
+        self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY
     }
 
     /// Is there anything for a checkpoint?
@@ -109,22 +111,19 @@ impl Leader<'_> {
         !self.receipts.is_empty() || self.position.has_changes()
     }
 
-    pub(super) fn checkpoint_written(
-        &mut self,
-        (conn, lease, done): (PgConnection, Lease, Result<(), CheckpointError>),
-    ) -> Result<(), End> {
+    pub(super) fn checkpoint_written(&mut self, written: Written) -> Result<(), End> {
         self.recorder.running = None;
-        done?;
-        self.relay
-            .notifier
-            .settled(&std::mem::take(&mut self.recorder.settling));
-        self.recorder.conn = Some(conn);
-        if lease.seq - self.recorder.last_base >= BASE_EVERY {
-            self.recorder.last_base = lease.seq;
+        let entry = written.entry;
+        written.done?;
+        self.relay.notifier.settled(&entry.changes.settled);
+        self.recorder.conn = Some(written.conn);
+        self.lease = written.lease;
+        // By our own clock, from before it was sent.
+        self.lease_ends = written.begun_at + self.lease.length;
+        if entry.base.is_some() {
+            self.recorder.last_base = self.lease.seq;
         }
-        self.lease = lease;
-        self.lease_ends = self.recorder.begun_at + self.lease.length;
-        self.unrecorded -= std::mem::take(&mut self.recorder.receipts);
+        self.unrecorded -= entry.receipts.len();
         self.barrier = !self.dead.is_empty();
         Ok(())
     }
@@ -139,7 +138,8 @@ pub(super) fn worth_waiting_for(oldest: Option<i64>, unrecorded: usize, waiting:
 /// Moves each partition's next offset behind its newest receipt, also backwards: then the broker has lost what lay
 /// between, and what is appended there now would be missed by a next leader.
 pub(super) fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
-    for r in receipts {
+    // One that was acknowledged without its place says nothing.
+    for r in receipts.iter().filter(|r| r.offset >= 0) {
         let partition = r.partition as usize;
         if next_offsets.len() <= partition {
             // The topic has grown: nothing is known of the partitions in between.
@@ -181,6 +181,13 @@ mod tests {
         let mut next = vec![500];
         advance(&mut next, &[receipt(0, 300)]);
         assert_eq!(next, [301]);
+    }
+
+    #[test]
+    fn a_record_that_was_acknowledged_without_its_place_moves_no_next_offset() {
+        let mut next = vec![5];
+        advance(&mut next, &[receipt(0, -1001), receipt(1, -1001)]);
+        assert_eq!(next, [5]);
     }
 
     #[test]

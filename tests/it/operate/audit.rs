@@ -1,6 +1,9 @@
 //! The topic compared with the receipts, where acknowledged records were truly lost.
 
+use std::time::Duration;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use image_job_dispatcher::outbox::checkpoints::{self, Entry, Receipt};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -319,6 +322,58 @@ async fn what_is_repeated_and_what_is_foreign_is_named_by_its_place() {
     let foreign = ran.any_json();
     assert_eq!(counts(&foreign, &["in_place", "repeated", "foreign"]), [10, 1, 2]);
     assert_eq!(ids(&found(&foreign, "foreign")), [row.0, 999_999]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_was_acknowledged_without_its_place_names_none_and_is_found_all_the_same() {
+    let stage = Stage::new().await;
+    let user = Uuid::new_v4();
+    let id = insert_messages(&stage.pool, 1, &[Uuid::new_v4()], user).await[0];
+    let row: (i64, Uuid, Uuid) = sqlx::query_as("select id, event_id, key from outbox_messages")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a row");
+    publish(&stage.servers().kafka.bootstrap(), &stage.topic, &row, row.1).await;
+    let mut conn = stage.connect().await;
+    let leader = checkpoints::take_over(&mut conn, "a leader", Duration::from_secs(1)).await;
+    let mut lease = leader.expect("PostgreSQL answers").expect("nobody leads");
+    // RD_KAFKA_OFFSET_INVALID: a later record of the partition was acknowledged, and this one with it.
+    let receipt = Receipt {
+        id,
+        partition: 0,
+        offset: -1001,
+    };
+    let mut entry = Entry {
+        receipts: vec![receipt],
+        ..Entry::default()
+    };
+    entry.changes.settled.insert(id..id + 1);
+    checkpoints::append(&mut conn, &mut lease, &entry, true)
+        .await
+        .expect("a checkpoint");
+
+    let place: (Option<i32>, Option<i64>, String) =
+        sqlx::query_as(r#"select partition, "offset", state::text from outbox_status"#)
+            .fetch_one(&stage.pool)
+            .await
+            .expect("a status");
+    assert_eq!(place, (None, None, "published".to_owned()));
+    let app = stage.spawn_app(&["--role", "api"], &[]);
+    app.ready().await;
+    let job: Uuid = sqlx::query_scalar("select id from jobs")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a job");
+    let answer = app.get_job(job, &token_for(user)).await.expect("an answer");
+    let message = &answer.json::<Value>().await.expect("JSON")["message"];
+    assert_eq!(
+        (&message["state"], &message["partition"], &message["offset"]),
+        (&json!("published"), &Value::Null, &Value::Null)
+    );
+    assert_eq!(
+        counts(&audit(&stage, &[]).await.json(), &["receipts", "missing"]),
+        [1, 0]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
