@@ -11,6 +11,8 @@ use crate::support::{
 
 const USER: &str = "dispatcher";
 const PASSWORD: &str = "open sesame";
+/// Rules are added.
+const ADD: &[&str] = &["--add"];
 
 /// A broker with TLS and logins, and the file that its clients trust.
 async fn secured() -> (Stage, tempfile::NamedTempFile) {
@@ -141,10 +143,11 @@ async fn a_wrong_kafka_password_is_named_so_and_with_the_right_one_all_is_publis
     all_of(&stage, &accepted).await;
 }
 
-/// What the broker's own tool says of rules that it adds to those of the topic.
-async fn add_rules(stage: &Stage, rules: &[&str]) {
+/// Changes the rules of the topic by the broker's own tool.
+async fn change_rules(stage: &Stage, change: &[&str], rules: &[&str]) {
     let mut tool = kafka_libs().await.tool("org.apache.kafka.tools.AclCommand");
-    tool.args(["--bootstrap-server", &stage.servers().kafka.bootstrap(), "--add"])
+    tool.args(["--bootstrap-server", &stage.servers().kafka.bootstrap()])
+        .args(change)
         .args(["--topic", &stage.topic])
         .args(rules);
     let output = tokio::task::spawn_blocking(move || tool.output())
@@ -157,9 +160,14 @@ async fn add_rules(stage: &Stage, rules: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_may_not_ask_for_the_topics_settings_is_told_so_by_doctor_by_an_audit_and_in_the_log() {
     let (stage, trusted) = secured().await;
-    add_rules(&stage, &["--allow-principal", "User:*", "--operation", "All"]).await;
+    change_rules(&stage, ADD, &["--allow-principal", "User:*", "--operation", "All"]).await;
     let rule = format!("User:{USER}");
-    add_rules(&stage, &["--deny-principal", &rule, "--operation", "DescribeConfigs"]).await;
+    change_rules(
+        &stage,
+        ADD,
+        &["--deny-principal", &rule, "--operation", "DescribeConfigs"],
+    )
+    .await;
     let brokers = stage.servers().kafka.login_bootstrap();
     let login = login(&brokers, &trusted, PASSWORD);
     eventually("the broker knows the rules", PATIENCE, async || {
@@ -175,6 +183,38 @@ async fn whoever_may_not_ask_for_the_topics_settings_is_told_so_by_doctor_by_an_
     assert!(said.contains("the topic's settings may not be read"), "{said}");
     let app = stage.app_with(&[], &login).await;
     logged(&app, &["max.message.bytes cannot be read", "DescribeConfigs"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_to_write_that_is_taken_away_kills_no_message_and_given_back_all_is_published() {
+    let (stage, trusted) = secured().await;
+    change_rules(&stage, ADD, &["--allow-principal", "User:*", "--operation", "All"]).await;
+    let brokers = stage.servers().kafka.login_bootstrap();
+    let app = stage.app_with(&[], &login(&brokers, &trusted, PASSWORD)).await;
+    let mut accepted = accept(&stage, &app, 3).await;
+    stage.drained().await;
+
+    let user = format!("User:{USER}");
+    let denied = ["--deny-principal", &*user, "--operation", "Write"];
+    change_rules(&stage, ADD, &denied).await;
+    accepted.extend(accept(&stage, &app, 5).await);
+    let outages = r#"outbox_publish_failures_total{error_class="outage"}"#;
+    eventually("refused as an outage, in more than one term", PATIENCE, async || {
+        let seen = (
+            app.metric(outages).await,
+            app.metric("outbox_producer_rebuilds_total").await,
+        );
+        if seen.0 >= 1.0 && seen.1 >= 2.0 {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
+    })
+    .await;
+    logged(&app, &["the relay begins again", "Topic authorization failed"]).await;
+
+    change_rules(&stage, &["--remove", "--force"], &denied).await;
+    all_of(&stage, &accepted).await;
 }
 
 async fn require(conn: &mut redis::aio::MultiplexedConnection, password: &str) {

@@ -232,7 +232,10 @@ const FAULTS: &[Fault] = &[
         32,
         "ACL or SASL failure",
         "the reason is shown, an operator mends it",
-        &["kept_out::a_wrong_kafka_password_is_named_so_and_with_the_right_one_all_is_published"],
+        &[
+            "kept_out::a_wrong_kafka_password_is_named_so_and_with_the_right_one_all_is_published",
+            "kept_out::a_right_to_write_that_is_taken_away_kills_no_message_and_given_back_all_is_published",
+        ],
     ),
     fault(
         33,
