@@ -395,11 +395,15 @@ can do, and a side with many processes (pgbench has 64 in PostgreSQL) is given m
 
 G3 has two denominators: rdkafka with the service's settings and every record ready costs more a record than the whole
 relay, because it always has as many queued as it may, out of reach of the processors' caches; with 2,000 it costs half of
-that, and is the most that can be had here. G1 and G2 are accepting; G3, G4, G8, G9 and G10 draining a backlog; G5 is latency, G6 and G7 what a job costs
-PostgreSQL, G11 what an idle replica asks: as PostgreSQL counts transactions, which leaves out the `select 1` by which two
-listening connections see every ten seconds that they live, and counts the console's look once a minute, six statements, in one
-round of three. In PostgreSQL's log of statements it is 1.3 a second. E1 and E2 are exactly-once delivery, N1 and N2 clients that wait for a job, LISTS
-and REPLAY what operators wait for. G5 has two denominators, because its goal can be read in two ways: the steps beside
+that, and is the most that can be had here. G1 and G2 are accepting; G3, G4, G8, G9 and G10 draining a backlog; G5 is
+latency, G6 and G7 what a job costs PostgreSQL; E1 and E2 are exactly-once delivery, N1 and N2 clients that wait for a job,
+LISTS and REPLAY what operators wait for.
+
+G11 is what an idle leader asks, as PostgreSQL counts transactions. That leaves out the two `select 1` every ten seconds by
+which listening connections see that they live, and has the console's look (six statements a minute) in one round of three.
+PostgreSQL's log of statements shows 1.3 a second.
+
+G5 has two denominators, because its goal can be read in two ways: the steps beside
 one another at the service's own load, one job a commit and one record a request, which two cores cannot do at 75 % of
 what the service does with batches, so that its ratio says what gathering is worth; and the steps alone on an idle machine.
 

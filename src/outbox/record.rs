@@ -11,7 +11,7 @@ use uuid::Uuid;
 /// `ce_type` of all our messages.
 pub const EVENT_TYPE: &str = "image-job.requested.v1";
 /// `ce_source` of all our messages.
-pub const EVENT_SOURCE: &str = "/image-job-dispatcher";
+const EVENT_SOURCE: &str = "/image-job-dispatcher";
 
 /// What is to be published: one row of `outbox_messages`.
 #[derive(Debug, Clone, PartialEq, Eq)]

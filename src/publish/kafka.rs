@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How long the first contact with the brokers may take, before the start is tried again.
-pub const WARM_UP_TIMEOUT: Duration = Duration::from_secs(5);
+const WARM_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What became of one record.
 #[derive(Debug)]
@@ -203,12 +203,11 @@ pub enum HandOver {
 
 impl Producer {
     /// Builds a producer. `window` and `window_bytes` bound what the relay hands over; each client's own queue
-    /// holds twice that, because back-pressure is the relay's. `record_limit` is the topic's, in bytes.
+    /// holds twice that, because back-pressure is the relay's. `record_limit` is the topic's, in bytes. With
+    /// `transactional_ids`, records can be handed over only after [`Producer::take_over_transactions`].
     ///
     /// # Errors
     /// When a setting in `kafka.properties` is refused by librdkafka.
-    ///
-    /// With `transactional_ids`, records can be handed over only after [`Producer::take_over_transactions`].
     pub fn new(
         kafka: &config::Kafka,
         window: usize,

@@ -1,4 +1,4 @@
-//! What the broker says of the topic: the size limit, and which cluster it is.
+//! What the broker says of the topic: the size limit, what it deletes by itself, and which cluster it is.
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ use super::reader::{Quiet, reading_config};
 use crate::config;
 
 /// For markers to be written, wherever partitions have leaders.
-pub const VISIBLE_TIMEOUT: Duration = Duration::from_secs(5);
+const VISIBLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one answer of the brokers.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Before a look, from the first to the second, doubling: markers are written once the commit has been answered.

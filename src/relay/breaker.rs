@@ -14,7 +14,7 @@ const REMEMBERED: usize = 100;
 /// More refusals among them than this open the breaker.
 const TOLERATED: usize = REMEMBERED / 2;
 /// While it is open, one record is tried in this time: what a night of mass refusals can cost is bounded.
-pub const PROBE_EVERY: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(30);
 
 /// Counts what was taken and what was refused for good. An outage counts for neither.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ use crate::outbox::store::Drawers;
 
 /// Reads that a hole has to outlive before its transactions are looked at: one look costs 150 us, and
 /// nearly every hole fills within the next read.
-pub const PATIENCE_READS: u32 = 3;
+const PATIENCE_READS: u32 = 3;
 
 /// The watch over the holes.
 #[derive(Debug, Default)]
@@ -50,8 +50,8 @@ pub enum Next {
 }
 
 impl HoleWatch {
-    /// A read has ended that was asked for all of `holes_before` and left `holes_after`. Returns the holes
-    /// to be closed now.
+    /// A read has ended that was asked for all holes there were, and left `holes_after`. Returns the holes to be closed
+    /// now.
     ///
     /// The read must have begun after the last call of [`HoleWatch::looked`].
     pub fn read(&mut self, holes_after: &BTreeSet<i64>) -> Vec<i64> {
