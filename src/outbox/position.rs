@@ -40,6 +40,13 @@ pub struct Changes {
     pub closed: Ids,
 }
 
+impl Changes {
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.settled.is_empty() && self.closed.is_empty()
+    }
+}
+
 impl Position {
     /// As the checkpoints say: `passed` is everything settled or closed, `closed` a part of it.
     pub fn new(passed: Ids, closed: Ids) -> Self {

@@ -25,14 +25,14 @@ impl Leader<'_> {
         };
         if !wait.is_zero() {
             tracing::info!(
-                unacknowledged = self.unrecorded,
+                unacknowledged = self.ledger.unrecorded(),
                 at_most = ?wait,
                 "the term ends once Kafka has answered for what it was handed"
             );
         }
         let settled = tokio::time::timeout(wait, self.settle_what_was_sent()).await;
         // A delivery that failed meanwhile left its record unrecorded.
-        let drained = matches!(settled, Ok(Ok(()))) && self.unrecorded == 0;
+        let drained = matches!(settled, Ok(Ok(()))) && self.ledger.unrecorded() == 0;
         if matches!(end, End::Stopped) {
             if drained {
                 let given_back = tokio::time::timeout(DATABASE_TIMEOUT, self.give_back()).await;
@@ -42,7 +42,7 @@ impl Leader<'_> {
                 );
             } else {
                 tracing::warn!(
-                    unacknowledged = self.unrecorded,
+                    unacknowledged = self.ledger.unrecorded(),
                     "stopped before all was acknowledged: whoever leads next sends these"
                 );
             }
@@ -71,7 +71,7 @@ impl Leader<'_> {
             let database_is_lost = self.recorder.conn.is_none() && self.recorder.running.is_none();
             if !self.is_anything_on_its_way()
                 && self.recorder.running.is_none()
-                && (database_is_lost || !self.has_to_record())
+                && (database_is_lost || !self.ledger.has_to_record())
             {
                 return if database_is_lost {
                     Err(End::Restart("the database was lost".to_owned()))

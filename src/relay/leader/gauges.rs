@@ -21,7 +21,7 @@ impl Leader<'_> {
         }
         self.gauges_due = now + EVERY;
         let metrics = &self.relay.metrics;
-        let passed: i64 = self.position.passed().iter().map(|r| r.end - r.start).sum();
+        let passed: i64 = self.ledger.position.passed().iter().map(|r| r.end - r.start).sum();
         let pending = self.newest_id() - passed;
         metrics.pending_rows.set(pending);
         let age = self
@@ -30,8 +30,8 @@ impl Leader<'_> {
             .filter(|_| pending > 0)
             .map_or(0.0, |o| (Utc::now() - o).as_seconds_f64().max(0.0));
         metrics.oldest_pending_age_seconds.set(age);
-        metrics.unacknowledged_rows.set(self.unrecorded as i64);
-        metrics.holes.set(self.position.hole_count() as i64);
+        metrics.unacknowledged_rows.set(self.ledger.unrecorded() as i64);
+        metrics.holes.set(self.ledger.position.hole_count() as i64);
         let stuck = self.is_anything_on_its_way() && now - self.last_ack > SHOW_OUTAGE_AFTER;
         if !self.is_anything_on_its_way() {
             self.last_ack = now;

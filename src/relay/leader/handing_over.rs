@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, time::Instant};
 
+use uuid::Uuid;
+
 use super::Leader;
 use crate::{
     outbox::{
@@ -82,14 +84,6 @@ impl Gate {
     }
 }
 
-/// A message that is refused for good.
-pub(super) struct Condemned {
-    pub id: i64,
-    pub job_id: uuid::Uuid,
-    pub class: &'static str,
-    pub error: String,
-}
-
 impl Leader<'_> {
     /// Hands over what may be handed over now, in the order in which it was read.
     pub(super) fn hand_over_ready(&mut self) -> Result<(), End> {
@@ -113,7 +107,7 @@ impl Leader<'_> {
                 self.refuse_first("message-too-large", error, now);
                 continue;
             }
-            let Some(slot) = self.window.enter(message, now, alone) else {
+            let Some(slot) = self.ledger.enter(message, now, alone) else {
                 return Ok(());
             };
             match self.producer.hand_over(message, slot) {
@@ -121,11 +115,10 @@ impl Leader<'_> {
                     if let Some(transactions) = &mut self.transactions {
                         transactions.enter(now, self.producer.reports().complaints().count());
                     }
-                    self.unrecorded += 1;
                     self.ready.pop();
                 }
                 Err(refused) => {
-                    self.window.leave(slot);
+                    self.ledger.take_back(slot);
                     match refused {
                         HandOver::Full => return Ok(()),
                         HandOver::Dead(reason) => return Err(End::Restart(format!("producer: {reason}"))),
@@ -141,16 +134,11 @@ impl Leader<'_> {
     fn must_wait(&self, alone: bool, now: Instant) -> bool {
         let gate = Gate {
             paused: self.seen.paused,
-            lease_ends: self.lease_ends,
-            barrier: self.barrier,
-            full: self.unrecorded >= self.relay.window(),
-            taken_by_one: self.window.is_taken_by_one(),
-            transaction_closed: self
-                .transactions
-                .as_ref()
-                .is_some_and(|transactions| transactions.are_closed(self.window.len(), self.window.bytes())),
+            transaction_closed: self.transactions.as_ref().is_some_and(|transactions| {
+                transactions.are_closed(self.ledger.window.len(), self.ledger.window.bytes())
+            }),
             on_its_way: self.is_anything_on_its_way(),
-            permit: self.memory.breaker.permit(now),
+            ..self.ledger.gate(self.lease_ends, self.memory.breaker.permit(now))
         };
         gate.is_closed(alone, now)
     }
@@ -158,24 +146,15 @@ impl Leader<'_> {
     /// The first of the ready ones is refused by our own side.
     fn refuse_first(&mut self, class: &'static str, error: String, now: Instant) {
         if let Some(OutboxMessage { id, job_id, .. }) = self.ready.pop() {
-            let condemned = Condemned {
-                id,
-                job_id,
-                class,
-                error,
-            };
-            self.bury(condemned, now);
+            let letter = DeadLetter { id, class, error };
+            self.note_refusal(&letter, job_id, now);
+            self.ledger.bury(letter);
         }
     }
 
-    /// The message's row and its id are recorded together, before a later record is handed over.
-    pub(super) fn bury(&mut self, condemned: Condemned, now: Instant) {
-        let Condemned {
-            id,
-            job_id,
-            class,
-            error,
-        } = condemned;
+    /// A message is refused for good.
+    pub(super) fn note_refusal(&mut self, letter: &DeadLetter, job_id: Uuid, now: Instant) {
+        let DeadLetter { id, class, error } = letter;
         tracing::error!(id, %job_id, class, error, "a message is refused for good: it is a dead letter");
         self.relay
             .metrics
@@ -183,8 +162,5 @@ impl Leader<'_> {
             .get_or_create(&ErrorClass { error_class: class })
             .inc();
         self.memory.breaker.refused(now);
-        self.position.settle([id]);
-        self.dead.push(DeadLetter { id, class, error });
-        self.barrier = true;
     }
 }

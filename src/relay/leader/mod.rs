@@ -2,12 +2,13 @@
 //!
 //! One task owns everything; a read and a checkpoint run beside it, at most one of each, and give their
 //! connection back with their answer. [`Leader::turn`] is the loop; [`reading`], [`handing_over`],
-//! [`reports`] and [`recording`] are its four movements, [`ending`] is how it stops. In exactly-once mode
-//! [`transaction`] stands between reports and recording.
+//! [`reports`] and [`recording`] are its four movements, [`ledger`] is the account that they keep, [`ending`] is how it
+//! stops. In exactly-once mode [`transaction`] stands between reports and recording.
 
 mod ending;
 mod gauges;
 mod handing_over;
+mod ledger;
 mod reading;
 mod recording;
 mod reports;
@@ -23,21 +24,16 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{handing_over::Ready, reading::Reader, recording::Recorder, transaction::Transactions};
+use self::{handing_over::Ready, ledger::Ledger, reading::Reader, recording::Recorder, transaction::Transactions};
 use super::{
     End, Memory, Relay,
     breaker::Permit,
-    receipts::Receipts,
     start::Started,
     upkeep::{self, Upkeep},
-    window::Window,
 };
 use crate::{
     config::Delivery,
-    outbox::{
-        checkpoints::{DeadLetter, Lease},
-        position::Position,
-    },
+    outbox::checkpoints::Lease,
     publish::kafka::{NotCommitted, Producer},
 };
 
@@ -50,23 +46,11 @@ struct Leader<'a> {
     lease: Lease,
     /// By our own clock, counted from before the renewal was sent.
     lease_ends: Instant,
-    position: Position,
-    next_offsets: Vec<i64>,
-    /// After a failed delivery a partition may hold a record that is not settled: the tail begins before it.
-    offsets_frozen: bool,
+    ledger: Ledger,
     producer: Arc<Producer>,
-    window: Window,
     /// In exactly-once mode.
     transactions: Option<Transactions>,
     ready: Ready,
-    /// Of what is known to be in the topic, and in no checkpoint.
-    receipts: Receipts,
-    /// Refused since the last checkpoint.
-    dead: Vec<DeadLetter>,
-    /// A dead letter waits for its checkpoint: no later record may be handed over before.
-    barrier: bool,
-    /// Handed over and not in a committed checkpoint: what a kill can repeat.
-    unrecorded: usize,
     reader: Reader,
     recorder: Recorder,
     seen: Seen,
@@ -102,20 +86,13 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
         relay,
         memory,
         lease_ends: started.lease_ends,
-        position: started.position,
-        next_offsets: started.next_offsets,
-        offsets_frozen: false,
+        ledger: Ledger::new(started.position, started.next_offsets, relay.window()),
         producer: started.producer,
-        window: Window::new(relay.window()),
         transactions: match relay.options.delivery {
             Delivery::AtLeastOnce => None,
             Delivery::ExactlyOnce => Some(Transactions::new(relay.options.window)),
         },
         ready: Ready::default(),
-        receipts: Receipts::default(),
-        dead: Vec::new(),
-        barrier: false,
-        unrecorded: 0,
         reader: Reader::new(reader),
         recorder: Recorder::new(started.db, started.lease.seq),
         lease: started.lease,
@@ -139,12 +116,12 @@ impl Leader<'_> {
         self.begin_checkpoint(CHECKPOINT_EVERY, false);
         // The next rows are read while these are handed over.
         self.begin_read();
-        let handed_over = self.unrecorded;
+        let handed_over = self.ledger.unrecorded();
         if !self.ready.messages.is_empty() {
             failpoint!("relay.hand_over.before", End::Restart("a failpoint".to_owned()));
         }
         self.hand_over_ready()?;
-        if self.unrecorded > handed_over {
+        if self.ledger.unrecorded() > handed_over {
             failpoint!("relay.hand_over.after", End::Restart("a failpoint".to_owned()));
         }
         if self.begin_commit() {
@@ -169,7 +146,7 @@ impl Leader<'_> {
 
     /// The greatest id of the log that is known here.
     fn newest_id(&self) -> i64 {
-        self.seen.max_id.max(self.position.read_to())
+        self.seen.max_id.max(self.ledger.position.read_to())
     }
 
     fn next_timer(&self) -> Instant {
@@ -177,7 +154,7 @@ impl Leader<'_> {
         if self.reader.running.is_none() {
             at = at.min(self.reader.next_at(self.seen.paused));
         }
-        if self.has_to_record() && self.recorder.running.is_none() && !self.reader.renews {
+        if self.ledger.has_to_record() && self.recorder.running.is_none() && !self.reader.renews {
             at = at.min(self.recorder.looked_at + CHECKPOINT_EVERY);
         }
         if let (false, Permit::NotBefore(probe)) = (

@@ -201,13 +201,13 @@ impl Leader<'_> {
         let renew =
             self.recorder.running.is_none() && self.lease_ends <= now + self.lease.length / 2 && !self.is_base_due();
         let request = PollRequest {
-            oldest_from: self.position.frontier() + 1,
+            oldest_from: self.ledger.position.frontier() + 1,
             sample: now >= self.reader.sample_at,
         };
         if request.sample {
             self.reader.sample_at = now + SAMPLE_EVERY;
         }
-        let (lease, next_offsets) = (self.lease.clone(), self.next_offsets.clone());
+        let (lease, next_offsets) = (self.lease.clone(), self.ledger.next_offsets.clone());
         self.reader.renews = renew;
         self.reader.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let sent_at = Instant::now();
@@ -240,15 +240,15 @@ impl Leader<'_> {
 
     /// As much as there is room for, and the holes in it; none when there is room for nothing.
     fn plan_read(&self, holes_due: bool) -> Option<(ReadRequest, BTreeSet<i64>)> {
-        let taken = self.unrecorded + self.ready.messages.len();
+        let taken = self.ledger.unrecorded() + self.ready.messages.len();
         let room = self.relay.window().saturating_sub(taken);
         let bytes = WINDOW_BYTES
-            .saturating_sub(self.window.bytes() + self.ready.bytes)
+            .saturating_sub(self.ledger.window.bytes() + self.ready.bytes)
             .min(READ_BYTES);
         if room == 0 || bytes == 0 {
             return None;
         }
-        let holes: BTreeSet<i64> = self.position.holes().take(HOLES_PER_READ).collect();
+        let holes: BTreeSet<i64> = self.ledger.position.holes().take(HOLES_PER_READ).collect();
         let rows = if holes.len() == HOLES_PER_READ {
             0
         } else {
@@ -258,7 +258,7 @@ impl Leader<'_> {
             return None;
         }
         let request = ReadRequest {
-            above: self.position.read_to(),
+            above: self.ledger.position.read_to(),
             holes: holes.iter().chain(&self.reader.recently_closed).copied().collect(),
             rows: rows as i64,
             bytes: bytes as i64,
@@ -296,7 +296,7 @@ impl Leader<'_> {
             Err(error) if renewing && checkpoints::is_lost_race(&error) => return Err(End::LostLease),
             Err(error) => return Err(error.into()),
             Ok(Answer::Drawers(drawers)) => {
-                let holes: BTreeSet<i64> = self.position.holes().take(HOLES_PER_READ).collect();
+                let holes: BTreeSet<i64> = self.ledger.position.holes().take(HOLES_PER_READ).collect();
                 let (holes_open, transactions) = (holes.len(), drawers.transactions.len());
                 tracing::debug!(holes_open, transactions, "looked at who may still fill the holes");
                 self.reader.holes.looked(&holes, drawers);
@@ -319,7 +319,7 @@ impl Leader<'_> {
                 self.take_rows(result, &asked);
                 let next = now + self.reader.holes_poll();
                 let (due, began) = (self.reader.holes_at, self.reader.began_at);
-                self.reader.holes_at = (self.position.hole_count() > 0).then(|| holes_next(due, began, next));
+                self.reader.holes_at = (self.ledger.position.hole_count() > 0).then(|| holes_next(due, began, next));
             }
         }
         self.reader.conn = Some(conn);
@@ -342,7 +342,7 @@ impl Leader<'_> {
         }
         self.seen.paused = news.paused;
         self.relay.metrics.paused.set(i64::from(news.paused));
-        self.reader.more |= news.max_id > self.position.read_to();
+        self.reader.more |= news.max_id > self.ledger.position.read_to();
     }
 
     /// Takes the rows of one read into the position, and hands them to [`Leader::hand_over_ready`].
@@ -352,7 +352,7 @@ impl Leader<'_> {
         self.reader.largest = result.largest as usize;
         let mut news = 0;
         for message in result.messages {
-            match self.position.note_read(message.id) {
+            match self.ledger.position.note_read(message.id) {
                 Read::Known => continue,
                 Read::New => {}
                 Read::WronglyClosed => {
@@ -376,7 +376,7 @@ impl Leader<'_> {
             self.reader.more = true;
             return;
         }
-        for id in close_holes(&mut self.position, &mut self.reader.holes, asked) {
+        for id in close_holes(&mut self.ledger.position, &mut self.reader.holes, asked) {
             self.reader.recently_closed.push_back(id);
             tracing::debug!(id, "closed a hole: its transaction was rolled back");
         }

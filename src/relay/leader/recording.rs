@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Leader;
 use crate::{
-    outbox::checkpoints::{self, BASE_EVERY, CheckpointError, Entry, Lease, Receipt},
+    outbox::checkpoints::{self, BASE_EVERY, CheckpointError, Entry, Lease},
     relay::{End, within},
 };
 
@@ -52,8 +52,7 @@ impl Leader<'_> {
         if self.recorder.running.is_some() || self.reader.renews || self.recorder.conn.is_none() {
             return;
         }
-        let crowded = self.receipts.arrived() * 4 > self.relay.window();
-        let due = self.has_to_record() && (now >= self.recorder.looked_at + pause || self.barrier || crowded);
+        let due = self.ledger.has_to_record() && (now >= self.recorder.looked_at + pause || self.ledger.is_urgent());
         let base_due = self.is_base_due();
         let half_gone = self.lease_ends <= now + self.lease.length / 2;
         let renewal_due = (base_due || self.ending) && half_gone;
@@ -61,27 +60,16 @@ impl Leader<'_> {
             return;
         }
         self.recorder.looked_at = now;
-        let oldest = self.window.oldest().filter(|_| !self.ending);
-        let oldest = worth_waiting_for(oldest, self.unrecorded, self.receipts.len(), self.relay.window());
-        let receipts = self.receipts.take(oldest, now);
-        self.position.settle(receipts.iter().map(|receipt| receipt.id));
+        let mut entry = self.ledger.take(!self.ending, now);
         // Without anything to record, it prolongs the lease all the same when a read has kept the poll from it.
-        if !(self.position.has_changes() || half_gone || give_back) {
+        if entry.changes.is_empty() && !(half_gone || give_back) {
             return;
         }
         let Some(mut conn) = self.recorder.conn.take() else {
             return;
         };
-        if !self.offsets_frozen {
-            advance(&mut self.next_offsets, &receipts);
-        }
-        let entry = Entry {
-            changes: self.position.take_changes(),
-            receipts,
-            dead: std::mem::take(&mut self.dead),
-            next_offsets: self.next_offsets.clone(),
-            base: base_due.then(|| (self.position.passed().clone(), self.position.closed().clone())),
-        };
+        let position = &self.ledger.position;
+        entry.base = base_due.then(|| (position.passed().clone(), position.closed().clone()));
         let mut lease = self.lease.clone();
         self.recorder.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let append = async {
@@ -106,11 +94,6 @@ impl Leader<'_> {
         self.lease.seq + 1 - self.recorder.last_base >= BASE_EVERY
     }
 
-    /// Is there anything for a checkpoint?
-    pub(super) fn has_to_record(&self) -> bool {
-        !self.receipts.is_empty() || self.position.has_changes()
-    }
-
     pub(super) fn checkpoint_written(&mut self, written: Written) -> Result<(), End> {
         self.recorder.running = None;
         let entry = written.entry;
@@ -123,77 +106,7 @@ impl Leader<'_> {
         if entry.base.is_some() {
             self.recorder.last_base = self.lease.seq;
         }
-        self.unrecorded -= entry.receipts.len();
-        self.barrier = !self.dead.is_empty();
+        self.ledger.recorded(entry.receipts.len());
         Ok(())
-    }
-}
-
-/// The record whose receipt the others wait for: none while the receipts that wait keep the window full, for then nothing
-/// is handed over until they are recorded.
-pub(super) fn worth_waiting_for(oldest: Option<i64>, unrecorded: usize, waiting: usize, window: usize) -> Option<i64> {
-    oldest.filter(|_| unrecorded < window || waiting * 2 < window)
-}
-
-/// Moves each partition's next offset behind its newest receipt, also backwards: then the broker has lost what lay
-/// between, and what is appended there now would be missed by a next leader.
-pub(super) fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
-    // One that was acknowledged without its place says nothing.
-    for r in receipts.iter().filter(|r| r.offset >= 0) {
-        let partition = r.partition as usize;
-        if next_offsets.len() <= partition {
-            // The topic has grown: nothing is known of the partitions in between.
-            next_offsets.resize(partition + 1, -1);
-        }
-        next_offsets[partition] = r.offset + 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn receipt(partition: i32, offset: i64) -> Receipt {
-        Receipt {
-            id: 1,
-            partition,
-            offset,
-        }
-    }
-
-    #[test]
-    fn a_window_that_is_full_of_receipts_waits_for_no_record() {
-        assert_eq!(worth_waiting_for(Some(7), 9, 8, 10), Some(7), "there is room");
-        assert_eq!(worth_waiting_for(Some(7), 10, 4, 10), Some(7), "most are on their way");
-        assert_eq!(worth_waiting_for(Some(7), 10, 5, 10), None);
-        assert_eq!(worth_waiting_for(None, 0, 0, 10), None);
-    }
-
-    #[test]
-    fn a_next_offset_is_behind_the_newest_receipt() {
-        let mut next = vec![5, 9];
-        advance(&mut next, &[receipt(0, 6), receipt(1, 9), receipt(0, 7)]);
-        assert_eq!(next, [8, 10]);
-    }
-
-    #[test]
-    fn where_the_broker_has_lost_the_end_of_a_partition_the_next_offset_goes_back_with_it() {
-        let mut next = vec![500];
-        advance(&mut next, &[receipt(0, 300)]);
-        assert_eq!(next, [301]);
-    }
-
-    #[test]
-    fn a_record_that_was_acknowledged_without_its_place_moves_no_next_offset() {
-        let mut next = vec![5];
-        advance(&mut next, &[receipt(0, -1001), receipt(1, -1001)]);
-        assert_eq!(next, [5]);
-    }
-
-    #[test]
-    fn of_partitions_that_a_topic_has_grown_by_nothing_is_assumed() {
-        let mut next = vec![5];
-        advance(&mut next, &[receipt(3, 0)]);
-        assert_eq!(next, [5, -1, -1, 1]);
     }
 }

@@ -4,9 +4,12 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 
-use super::{Leader, handing_over::Condemned};
+use super::Leader;
 use crate::{
-    outbox::{checkpoints::Receipt, installation::LogLost},
+    outbox::{
+        checkpoints::{DeadLetter, Receipt},
+        installation::LogLost,
+    },
     publish::{
         FailureClass,
         kafka::{Placed, Refused, Report},
@@ -26,12 +29,14 @@ impl Leader<'_> {
         let mut failure = None;
         let (now, wall) = (Instant::now(), Utc::now());
         for Report { slot, outcome } in reports {
-            let Some(sent) = self.window.leave(slot) else { continue };
+            let Some(sent) = self.ledger.window.leave(slot) else {
+                continue;
+            };
             match outcome {
                 Ok(placed) => {
                     if let Some(lost) = self.find_loss(placed) {
                         failure.get_or_insert_with(|| lost.to_string());
-                        self.offsets_frozen = true;
+                        self.ledger.offsets_frozen = true;
                         self.memory.log_lost.get_or_insert(lost);
                     }
                     if let Some(transactions) = &mut self.transactions {
@@ -48,15 +53,13 @@ impl Leader<'_> {
                 }
                 Err(Refused { class, error }) => {
                     if let Some(class) = own_fault(&sent, class) {
-                        self.unrecorded -= 1;
-                        let error = format!("{error}; its payload has {} bytes", sent.bytes);
-                        let condemned = Condemned {
+                        let letter = DeadLetter {
                             id: sent.id,
-                            job_id: sent.job_id,
                             class,
-                            error,
+                            error: format!("{error}; its payload has {} bytes", sent.bytes),
                         };
-                        self.bury(condemned, now);
+                        self.note_refusal(&letter, sent.job_id, now);
+                        self.ledger.refuse(letter);
                         if self.transactions.is_some() {
                             failure.get_or_insert_with(|| {
                                 "a delivery failed: a record was refused, and its transaction with it".to_owned()
@@ -83,7 +86,7 @@ impl Leader<'_> {
 
     /// A record was put below what was acknowledged before: the topic was made again, or its log was cut.
     fn find_loss(&self, Placed { partition, offset }: Placed) -> Option<LogLost> {
-        let acknowledged = *self.next_offsets.get(partition as usize)?;
+        let acknowledged = *self.ledger.next_offsets.get(partition as usize)?;
         // Negative: acknowledged as a repetition, without a place.
         (0..acknowledged).contains(&offset).then_some(LogLost {
             partition,
@@ -113,7 +116,7 @@ impl Leader<'_> {
             partition,
             offset,
         };
-        self.receipts.push(receipt, now);
+        self.ledger.receipts.push(receipt, now);
         let metrics = &self.relay.metrics;
         metrics.publish_duration_seconds.observe((now - sent.at).as_secs_f64());
         let latency = (wall - sent.created_at).as_seconds_f64().max(0.0);
@@ -125,10 +128,10 @@ impl Leader<'_> {
         let error_class = class.as_str();
         let failures = &self.relay.metrics.publish_failures_total;
         failures.get_or_create(&ErrorClass { error_class }).inc();
-        self.offsets_frozen = true;
+        self.ledger.offsets_frozen = true;
         self.memory.failing = true;
         if matches!(class, FailureClass::Record(_)) {
-            self.memory.one_at_a_time_to = self.memory.one_at_a_time_to.max(self.position.read_to());
+            self.memory.one_at_a_time_to = self.memory.one_at_a_time_to.max(self.ledger.position.read_to());
         }
     }
 }

@@ -134,7 +134,7 @@ impl Leader<'_> {
         transactions.open.closed |= transactions
             .open
             .is_done(nothing_waits, self.reader.pace.backlog, Instant::now());
-        let seals = self.window.is_empty();
+        let seals = self.ledger.window.is_empty();
         if seals {
             let transaction = std::mem::take(&mut transactions.open);
             let (last, producer) = (transaction.last_offsets(), Arc::clone(&self.producer));
@@ -173,13 +173,13 @@ impl Leader<'_> {
     /// Nothing of the transactions counts: the next start ends them. What the client still holds is purged.
     pub(super) fn abandon_transactions(&mut self) {
         if self.transactions.take().is_some() {
-            self.window.clear();
+            self.ledger.window.clear();
         }
     }
 
     /// Is a record on its way to a reader of committed records?
     pub(super) fn is_anything_on_its_way(&self) -> bool {
-        !self.window.is_empty() || self.transactions.as_ref().is_some_and(|t| !t.are_empty())
+        !self.ledger.window.is_empty() || self.transactions.as_ref().is_some_and(|t| !t.are_empty())
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use super::{Broken, LEASE, WINDOW, World, servers::Insert};
 use crate::{
     outbox::{
-        checkpoints::Receipt,
+        checkpoints::{DeadLetter, Entry, Receipt},
         position::{Position, Read},
         record::OutboxMessage,
         store::Drawers,
@@ -17,15 +17,8 @@ use crate::{
     relay::{
         breaker::Breaker,
         holes::{HoleWatch, Next},
-        leader::{
-            handing_over::Gate,
-            reading::close_holes,
-            recording::{advance, worth_waiting_for},
-            reports::own_fault,
-        },
-        receipts::Receipts,
+        leader::{ledger::Ledger, reading::close_holes, reports::own_fault},
         start::settle_matching,
-        window::Window,
     },
 };
 
@@ -65,24 +58,13 @@ struct Writing {
     answer: Option<bool>,
 }
 
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "as the leader has them: each is a fact of its own"
-)]
 struct Term {
     seq: i64,
     lease_ends: Instant,
-    position: Position,
-    next_offsets: Vec<i64>,
-    offsets_frozen: bool,
+    ledger: Ledger,
     /// None while it starts.
     producer: Option<usize>,
-    window: Window,
     ready: VecDeque<OutboxMessage>,
-    receipts: Receipts,
-    dead: Vec<i64>,
-    barrier: bool,
-    unrecorded: usize,
     watch: HoleWatch,
     looked: bool,
     asked: Option<Asked>,
@@ -90,12 +72,6 @@ struct Term {
     stopping: bool,
     /// So many events more; then what has no report is given up.
     ending: Option<usize>,
-}
-
-impl Term {
-    fn has_to_record(&self) -> bool {
-        !self.receipts.is_empty() || self.position.has_changes()
-    }
 }
 
 impl Process {
@@ -141,7 +117,7 @@ impl World {
                 let more = self.dice.roll(8);
                 if let Some(term) = &mut self.processes[n].term {
                     term.ending = Some(more);
-                    term.offsets_frozen = true;
+                    term.ledger.offsets_frozen = true;
                     term.ready.clear();
                     self.note(|| format!("{n}'s producer fails"));
                 }
@@ -273,16 +249,13 @@ impl World {
         self.processes[n].term = Some(Term {
             seq: log.seq,
             lease_ends: sent_at + LEASE,
-            position: Position::new(log.passed.clone(), log.closed.clone()),
-            next_offsets: log.next_offsets.clone(),
-            offsets_frozen: false,
+            ledger: Ledger::new(
+                Position::new(log.passed.clone(), log.closed.clone()),
+                log.next_offsets.clone(),
+                WINDOW,
+            ),
             producer: None,
-            window: Window::new(WINDOW),
             ready: VecDeque::new(),
-            receipts: Receipts::default(),
-            dead: Vec::new(),
-            barrier: false,
-            unrecorded: 0,
             watch: HoleWatch::default(),
             looked: false,
             asked: None,
@@ -297,22 +270,26 @@ impl World {
     fn begin(&mut self, n: usize) -> Result<(), Broken> {
         let (by, sent_at) = ((n, self.processes[n].start), self.instant(n));
         let term = self.processes[n].term.as_mut().expect("it took over");
-        let (mut found, next_offsets) = self.topic.tail(&term.next_offsets);
-        found.retain(|f| !term.position.has_passed(f.outbox_id));
-        let receipts = settle_matching(&mut term.position, &self.database.event_ids(&found), &found);
+        let (mut found, next_offsets) = self.topic.tail(&term.ledger.next_offsets);
+        found.retain(|f| !term.ledger.position.has_passed(f.outbox_id));
+        let receipts = settle_matching(&mut term.ledger.position, &self.database.event_ids(&found), &found);
+        let entry = Entry {
+            changes: term.ledger.position.take_changes(),
+            receipts,
+            next_offsets: next_offsets.clone(),
+            ..Entry::default()
+        };
         let insert = Insert {
             after: term.seq,
             by,
-            changes: term.position.take_changes(),
-            receipts,
-            next_offsets: next_offsets.clone(),
-            ..Insert::default()
+            entry,
+            give_back: false,
         };
         let written = self.database.insert(insert, &self.topic, self.now + LEASE)?;
         if written {
             term.seq += 1;
             term.lease_ends = sent_at + LEASE;
-            term.next_offsets = next_offsets;
+            term.ledger.next_offsets = next_offsets;
             term.producer = Some(self.topic.new_producer());
         } else {
             self.end_term(n);
@@ -334,13 +311,13 @@ impl World {
             return;
         }
         term.looked = false;
-        let room = WINDOW.saturating_sub(term.unrecorded + term.ready.len());
+        let room = WINDOW.saturating_sub(term.ledger.unrecorded() + term.ready.len());
         let asked = if room == 0 {
             BTreeSet::new()
         } else {
-            term.position.holes().collect()
+            term.ledger.position.holes().collect()
         };
-        let (above, rows) = (term.position.read_to(), room.min(READ_ROWS));
+        let (above, rows) = (term.ledger.position.read_to(), room.min(READ_ROWS));
         term.asked = Some(Asked::Read {
             above,
             rows,
@@ -362,16 +339,19 @@ impl World {
                 ..
             }) => {
                 for message in messages {
-                    if term.position.note_read(message.id) != Read::Known && !term.stopping && term.ending.is_none() {
+                    if term.ledger.position.note_read(message.id) != Read::Known
+                        && !term.stopping
+                        && term.ending.is_none()
+                    {
                         term.ready.push_back(message);
                     }
                 }
-                let closed = close_holes(&mut term.position, &mut term.watch, &asked);
-                heard = format!("read to {}, closed {closed:?}", term.position.read_to());
+                let closed = close_holes(&mut term.ledger.position, &mut term.watch, &asked);
+                heard = format!("read to {}, closed {closed:?}", term.ledger.position.read_to());
             }
             Some(Asked::Look { answer: Some(drawers) }) => {
                 heard = format!("saw {} transactions", drawers.transactions.len());
-                term.watch.looked(&term.position.holes().collect(), drawers);
+                term.watch.looked(&term.ledger.position.holes().collect(), drawers);
             }
             unanswered => term.asked = unanswered,
         }
@@ -390,9 +370,8 @@ impl World {
             }
             term.seq += 1;
             term.lease_ends = sent_at + LEASE;
-            term.unrecorded -= receipts;
-            term.barrier = !term.dead.is_empty();
-            let drained = term.window.is_empty() && !term.has_to_record();
+            term.ledger.recorded(receipts);
+            let drained = term.ledger.window.is_empty() && !term.ledger.has_to_record();
             if term.stopping && drained && self.database.log.given_back {
                 self.note(|| format!("{n} has given the lease back"));
                 self.end_term(n);
@@ -414,29 +393,19 @@ impl World {
         let mut handed = Vec::new();
         while let Some(message) = term.ready.front() {
             let alone = message.id <= process.one_at_a_time_to;
-            let gate = Gate {
-                paused: false,
-                lease_ends: term.lease_ends,
-                barrier: term.barrier,
-                full: term.unrecorded >= WINDOW,
-                taken_by_one: term.window.is_taken_by_one(),
-                transaction_closed: false,
-                on_its_way: !term.window.is_empty(),
-                permit: process.breaker.permit(now),
-            };
+            let gate = term.ledger.gate(term.lease_ends, process.breaker.permit(now));
             if gate.is_closed(alone, now) {
                 break;
             }
             if clock_is_sound && self.database.log.leader != me {
                 return Err(format!("{n} hands over though its lease has ended"));
             }
-            let Some(slot) = term.window.enter(message, now, alone) else {
+            let Some(slot) = term.ledger.enter(message, now, alone) else {
                 break;
             };
             let producer = term.producer.expect("it leads");
             self.topic.hand_over(producer, slot, message.id, &self.database);
             handed.push(message.id);
-            term.unrecorded += 1;
             term.ready.pop_front();
         }
         if !handed.is_empty() {
@@ -453,7 +422,9 @@ impl World {
         let producer = term.producer.expect("it leads");
         let mut heard = Vec::new();
         while let Some((slot, outcome)) = self.topic.take_report(producer) {
-            let Some(sent) = term.window.leave(slot) else { continue };
+            let Some(sent) = term.ledger.window.leave(slot) else {
+                continue;
+            };
             heard.push((sent.id, outcome));
             match outcome {
                 Ok((partition, offset)) => {
@@ -463,18 +434,19 @@ impl World {
                         partition,
                         offset,
                     };
-                    term.receipts.push(receipt, now);
+                    term.ledger.receipts.push(receipt, now);
                 }
                 Err(class) if own_fault(&sent, class).is_some() => {
-                    term.unrecorded -= 1;
                     process.breaker.refused(now);
-                    term.position.settle([sent.id]);
-                    term.dead.push(sent.id);
-                    term.barrier = true;
+                    term.ledger.refuse(DeadLetter {
+                        id: sent.id,
+                        class: "simulated",
+                        error: String::new(),
+                    });
                 }
                 Err(_) => {
-                    term.offsets_frozen = true;
-                    process.one_at_a_time_to = process.one_at_a_time_to.max(term.position.read_to());
+                    term.ledger.offsets_frozen = true;
+                    process.one_at_a_time_to = process.one_at_a_time_to.max(term.ledger.position.read_to());
                     term.ending = term.ending.or(Some(more));
                     term.ready.clear();
                 }
@@ -490,51 +462,43 @@ impl World {
         let Some(term) = &mut self.processes[n].term else {
             return Ok(());
         };
-        let drained = term.window.is_empty() && !term.has_to_record();
+        let drained = term.ledger.window.is_empty() && !term.ledger.has_to_record();
         let give_back = term.stopping && drained;
         let renewal_due = term.lease_ends <= now + LEASE / 2;
-        if term.writing.is_some() || !(term.has_to_record() || renewal_due || give_back) {
+        if term.writing.is_some() || !(term.ledger.has_to_record() || renewal_due || give_back) {
             return Ok(());
         }
         // The time at which all are taken may come at any time.
-        let oldest = term.window.oldest().filter(|_| !self.dice.one_in(3));
-        let oldest = worth_waiting_for(oldest, term.unrecorded, term.receipts.len(), WINDOW);
-        let receipts = term.receipts.take(oldest, now);
-        term.position.settle(receipts.iter().map(|receipt| receipt.id));
-        if !term.offsets_frozen {
-            advance(&mut term.next_offsets, &receipts);
-        }
+        let entry = term.ledger.take(!self.dice.one_in(3), now);
         let passes = |r: &&Receipt| {
-            term.next_offsets
+            term.ledger
+                .next_offsets
                 .get(r.partition as usize)
                 .is_some_and(|next| *next > r.offset)
         };
-        if let Some(passed) = term.receipts.waiting().find(passes) {
+        if let Some(passed) = term.ledger.receipts.waiting().find(passes) {
             return Err(format!(
                 "a tail from {:?} on misses {passed:?}, which is not settled",
-                term.next_offsets
+                term.ledger.next_offsets
             ));
         }
-        if !(term.position.has_changes() || renewal_due || give_back) {
+        if entry.changes.is_empty() && !(renewal_due || give_back) {
             return Ok(());
         }
-        let insert = Insert {
-            after: term.seq,
-            by,
-            changes: term.position.take_changes(),
-            receipts: receipts.clone(),
-            dead: std::mem::take(&mut term.dead),
-            next_offsets: term.next_offsets.clone(),
-            give_back,
-        };
-        self.note(|| format!("{n} sends a checkpoint: settled {:?}", insert.changes.settled));
-        let term = self.processes[n].term.as_mut().expect("as above");
+        let settled = entry.changes.settled.clone();
+        let receipts = entry.receipts.len();
         term.writing = Some(Writing {
-            insert,
-            receipts: receipts.len(),
+            insert: Insert {
+                after: term.seq,
+                by,
+                entry,
+                give_back,
+            },
+            receipts,
             sent_at: now,
             answer: None,
         });
+        self.note(|| format!("{n} sends a checkpoint: settled {settled:?}"));
         Ok(())
     }
 }

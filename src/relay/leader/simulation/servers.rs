@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{Broken, Dice};
 use crate::{
     outbox::{
-        checkpoints::Receipt,
-        position::{Changes, Ids},
+        checkpoints::{Entry, Receipt},
+        position::Ids,
         record::OutboxMessage,
         store::Drawers,
     },
@@ -56,14 +56,11 @@ pub(super) struct Log {
 }
 
 /// One insert into the checkpoint log.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Insert {
     pub after: i64,
     pub by: (usize, u32),
-    pub changes: Changes,
-    pub receipts: Vec<Receipt>,
-    pub dead: Vec<i64>,
-    pub next_offsets: Vec<i64>,
+    pub entry: Entry,
     pub give_back: bool,
 }
 
@@ -259,22 +256,22 @@ impl Database {
         if self.log.leader != Some(insert.by) {
             return Err(format!("{:?} was taken over, and writes a checkpoint", insert.by));
         }
-        self.dead.extend(&insert.dead);
-        for id in insert.changes.settled.iter().cloned().flatten() {
+        self.dead.extend(insert.entry.dead.iter().map(|letter| letter.id));
+        for id in insert.entry.changes.settled.iter().cloned().flatten() {
             if !topic.has(id) && !self.dead.contains(&id) {
                 return Err(format!("{id} is settled, and neither in the topic nor dead"));
             }
         }
-        for id in insert.changes.closed.iter().cloned().flatten() {
+        for id in insert.entry.changes.closed.iter().cloned().flatten() {
             if self.row(id).state != State::RolledBack {
                 return Err(format!("{id} is closed, and its transaction did not roll back"));
             }
         }
-        if let Some(wrong) = insert.receipts.iter().find(|r| !topic.is_at(r)) {
+        if let Some(wrong) = insert.entry.receipts.iter().find(|r| !topic.is_at(r)) {
             return Err(format!("{wrong:?} is a receipt of something else"));
         }
-        if let Some(id) = insert.dead.iter().find(|id| !self.row(**id).poison) {
-            return Err(format!("{id} is dead, and nothing is wrong with it"));
+        if let Some(letter) = insert.entry.dead.iter().find(|letter| !self.row(letter.id).poison) {
+            return Err(format!("{} is dead, and nothing is wrong with it", letter.id));
         }
         let log = &mut self.log;
         log.seq += 1;
@@ -284,12 +281,12 @@ impl Database {
         } else {
             lease_until
         };
-        log.passed.extend(insert.changes.settled);
-        for closed in insert.changes.closed {
+        log.passed.extend(insert.entry.changes.settled);
+        for closed in insert.entry.changes.closed {
             log.passed.insert(closed.clone());
             log.closed.insert(closed);
         }
-        log.next_offsets = insert.next_offsets;
+        log.next_offsets = insert.entry.next_offsets;
         Ok(true)
     }
 }
@@ -311,8 +308,8 @@ pub(super) struct Topic {
     log: [Vec<(i64, i64)>; PARTITIONS],
     appeared: BTreeSet<i64>,
     pub repeats: usize,
-    /// A refused batch was overtaken by a later one.
-    overtaken: [bool; PARTITIONS],
+    /// Of batches that were refused: later ones may overtake these.
+    refused: BTreeSet<i64>,
     wires: Vec<Wire>,
 }
 
@@ -376,8 +373,8 @@ impl Topic {
         let n = 1 + dice.roll(wire.to[p].len().min(3));
         let batch: Vec<_> = wire.to[p].drain(..n).collect();
         if batch.iter().any(|(_, id)| database.row(*id).poison) {
-            self.overtaken[p] |= !wire.to[p].is_empty() || n > 1;
-            for (slot, _) in &batch {
+            for (slot, id) in &batch {
+                self.refused.insert(*id);
                 wire.reports
                     .push_back((*slot, Err(FailureClass::Record("invalid-record"))));
             }
@@ -389,8 +386,11 @@ impl Topic {
             self.wires[w].reports.push_back((*slot, Ok((p as i32, offset))));
             if !self.appeared.insert(*id) {
                 self.repeats += 1;
-            } else if let Some(missing) = database.row(*id).before.iter().find(|b| !self.appeared.contains(b))
-                && !self.overtaken[p]
+            } else if let Some(missing) = database
+                .row(*id)
+                .before
+                .iter()
+                .find(|b| !self.appeared.contains(b) && !self.refused.contains(b))
             {
                 return Err(format!(
                     "{id} appears before {missing}, which was answered before it was sent"
