@@ -172,12 +172,16 @@ pub async fn drop_settled(conn: &mut PgConnection, before: Before, dry_run: bool
     let Before { messages, jobs } = before;
     for (parent, droppable, before) in [
         ("outbox_messages", OUTBOX_DROPPABLE, messages),
-        ("job_results", RESULTS_DROPPABLE, jobs),
+        // First, for a job whose answer has gone would be PENDING again, and its answers would have nowhere to go.
         ("jobs", JOBS_DROPPABLE, jobs),
+        ("job_results", RESULTS_DROPPABLE, jobs),
         ("outbox_checkpoints", CHECKPOINTS_DROPPABLE, messages),
     ] {
         for partition in partitions_of(conn, parent).await? {
-            let sql = droppable.replace("{partition}", &partition);
+            let gone: Vec<_> = dropped.iter().map(|d: &Dropped| d.partition.as_str()).collect();
+            let sql = droppable
+                .replace("{partition}", &partition)
+                .replace("{gone}", &gone.join(","));
             let rows: Option<i64> = sqlx::query_scalar(AssertSqlSafe(sql))
                 .bind(before)
                 .fetch_optional(&mut *conn)
@@ -233,18 +237,6 @@ macro_rules! with_open_letters {
     };
 }
 
-/// A day's results go with the day's jobs: when those are old and settled.
-const RESULTS_DROPPABLE: &str = concat!(
-    with_open_letters!(),
-    "select (select count(*) from {partition}) from pg_class
-    where oid = '{partition}'::regclass
-      and to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1
-      and not exists (
-        select from jobs j where j.id >= uuid7_floor(to_date(right(relname, 8), 'YYYYMMDD')::timestamp at time zone 'utc')
-          and j.id < uuid7_floor((to_date(right(relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'utc')
-          and (not j.outbox_id <@ (select outbox_settled()) or exists (select from open where open.id = j.outbox_id)))"
-);
-
 /// A day's jobs: old, and every one's message settled.
 const JOBS_DROPPABLE: &str = concat!(
     with_open_letters!(),
@@ -255,6 +247,16 @@ const JOBS_DROPPABLE: &str = concat!(
         select from {partition} j where not j.outbox_id <@ (select outbox_settled())
           or exists (select from open where open.id = j.outbox_id))"
 );
+
+/// A day's results: old, and the day's jobs have gone, or would have by now.
+const RESULTS_DROPPABLE: &str = "
+    select (select count(*) from {partition}) from pg_class r
+    where r.oid = '{partition}'::regclass
+      and to_date(right(r.relname, 8), 'YYYYMMDD') + 1 < $1
+      and not exists (
+        select from pg_inherits i join pg_class j on j.oid = i.inhrelid
+        where i.inhparent = 'jobs'::regclass and right(j.relname, 8) = right(r.relname, 8)
+          and j.relname <> all ('{{gone}}'::text[]))";
 
 /// Checkpoints: a newer base exists beyond the partition, and every id in its receipts has gone.
 const CHECKPOINTS_DROPPABLE: &str = "

@@ -28,25 +28,11 @@ async fn partitions_stay_as_long_as_nobody_has_decided_about_a_dead_letter_in_th
     settle(&stage.pool, &all[1..]).await;
     kill(&stage.pool, &all[..1], "invalid-record").await;
     use_up_first_partition(&stage, 4).await;
-    let mut conn = stage.connect().await;
-    let mut droppable = async || {
-        let everything_is_old = partitions::Before {
-            messages: Utc::now() + TimeDelta::days(2),
-            jobs: Utc::now() + TimeDelta::days(2),
-        };
-        let dropped = partitions::drop_settled(&mut conn, everything_is_old, true).await;
-        let with_rows = dropped.expect("a plan").into_iter().filter(|d| d.rows == 3);
-        let mut tables: Vec<_> = with_rows
-            .map(|d| d.partition.rsplit_once('_').expect("a name").0.to_owned())
-            .collect();
-        tables.sort_unstable();
-        tables
-    };
-    assert_eq!(droppable().await, Vec::<String>::new());
+    assert_eq!(droppable(&stage).await, NOTHING);
     let id = all[0].to_string();
     let discarded = run(&stage, &["dead", "discard", &id, "--reason", "withdrawn", "--yes"]).await;
     assert_eq!(discarded.code, 0, "{discarded:?}");
-    assert_eq!(droppable().await, ["jobs", "outbox_messages"]);
+    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,25 +152,7 @@ async fn a_job_stays_as_long_as_something_is_to_come_of_its_dead_letter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_kept_as_long_as_their_own_retention_says_and_never_shorter_than_messages() {
     let stage = Stage::new().await;
-    let then = Utc::now() - TimeDelta::days(3);
-    let mut conn = stage.connect().await;
-    partitions::ensure_jobs(&mut conn, then).await.expect("partitions");
-    let message: i64 = sqlx::query_scalar(
-        "with m as (
-             insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
-             select gen_random_uuid(), uuid7_floor($1), gen_random_uuid(), $1, $1, '{}' returning id, job_id, key
-         ), j as (
-             insert into jobs (id, user_id, event_draft_id, outbox_id, created_at)
-             select job_id, gen_random_uuid(), key, id, $1 from m
-         )
-         select id from m",
-    )
-    .bind(then)
-    .fetch_one(&mut conn)
-    .await
-    .expect("a job of three days ago");
-    settle(&stage.pool, &[message]).await;
-    let table = format!("jobs_{}", then.format("%Y%m%d"));
+    let (_, _, day) = insert_old_job(&stage).await;
     for (messages, jobs, goes) in [
         ("1day", "1day", true),
         ("1day", "30days", false),
@@ -195,8 +163,10 @@ async fn jobs_are_kept_as_long_as_their_own_retention_says_and_never_shorter_tha
             .run_with(&["retain", "--dry-run", "--output", "json"], &settings)
             .await;
         let gone: Vec<serde_json::Value> = serde_json::from_slice(&said.stdout).expect("rows");
-        let listed = gone.iter().any(|gone| gone["what"] == *table);
-        assert_eq!(listed, goes, "{messages}, {jobs}: {gone:?}");
+        for table in ["jobs", "job_results"] {
+            let listed = gone.iter().any(|gone| gone["what"] == format!("{table}_{day}"));
+            assert_eq!(listed, goes, "{messages}, {jobs}: {gone:?}");
+        }
     }
 }
 
@@ -211,34 +181,129 @@ async fn a_partition_that_was_detached_and_not_dropped_goes_in_a_later_round_and
         messages: chrono::DateTime::UNIX_EPOCH,
         jobs: Utc::now() - TimeDelta::days(3),
     };
-    let is_there = async |table: &str| {
-        sqlx::query_as::<_, (bool, bool)>(
-            "select to_regclass($1) is not null,
-                    exists (select from pg_inherits where inhrelid = to_regclass($1))",
-        )
-        .bind(table)
-        .fetch_one(&stage.pool)
-        .await
-        .expect("an answer")
-    };
     // As an operator restores one to look into it.
     run_sql(&stage, "create table jobs_20200101 (like jobs)").await;
     // Stops the drop, and not the detaching.
     run_sql(&stage, &format!("create view of_an_operator as select id from {table}")).await;
-    assert_eq!(is_there(&table).await, (true, true));
+    assert_eq!(is_there(&stage, &table).await, (true, true));
     let stopped = partitions::drop_settled(&mut conn, before, false).await;
     assert!(stopped.is_err(), "the view needs it: {stopped:?}");
-    assert_eq!(is_there(&table).await, (true, false), "detached, and still there");
+    assert_eq!(is_there(&stage, &table).await, (true, false), "detached, and still there");
 
     let others = partitions::drop_settled(&mut conn, before, false).await;
     assert!(others.is_ok(), "it keeps no other from going: {others:?}");
-    assert_eq!(is_there(&table).await, (true, false));
+    assert_eq!(is_there(&stage, &table).await, (true, false));
     run_sql(&stage, "drop view of_an_operator").await;
     partitions::drop_settled(&mut conn, before, false)
         .await
         .expect("a round");
-    assert_eq!(is_there(&table).await, (false, false));
-    assert_eq!(is_there("jobs_20200101").await, (true, false));
+    assert_eq!(is_there(&stage, &table).await, (false, false));
+    assert_eq!(is_there(&stage, "jobs_20200101").await, (true, false));
+}
+
+/// The tables of which something would go if everything were old.
+async fn droppable(stage: &Stage) -> Vec<String> {
+    let everything_is_old = partitions::Before {
+        messages: Utc::now() + TimeDelta::days(2),
+        jobs: Utc::now() + TimeDelta::days(2),
+    };
+    let mut conn = stage.connect().await;
+    let dropped = partitions::drop_settled(&mut conn, everything_is_old, true).await;
+    let with_rows = dropped.expect("a plan").into_iter().filter(|d| d.rows > 0);
+    let mut tables: Vec<_> = with_rows
+        .map(|d| d.partition.rsplit_once('_').expect("a name").0.to_owned())
+        .collect();
+    tables.sort_unstable();
+    tables
+}
+
+const NOTHING: [&str; 0] = [];
+
+/// A job of three days ago, whose message is settled; returns its user and its day's name.
+async fn insert_old_job(stage: &Stage) -> (Uuid, Uuid, String) {
+    let then = Utc::now() - TimeDelta::days(3);
+    let mut conn = stage.connect().await;
+    partitions::ensure_jobs(&mut conn, then).await.expect("partitions");
+    let user = Uuid::new_v4();
+    let (message, job): (i64, Uuid) = sqlx::query_as(
+        "with m as (
+             insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
+             select gen_random_uuid(), uuid7_floor($1), gen_random_uuid(), $1, $1, '{}' returning id, job_id, key
+         ), j as (
+             insert into jobs (id, user_id, event_draft_id, outbox_id, created_at)
+             select job_id, $2, key, id, $1 from m
+         )
+         select id, job_id from m",
+    )
+    .bind(then)
+    .bind(user)
+    .fetch_one(&mut conn)
+    .await
+    .expect("a job of three days ago");
+    settle(&stage.pool, &[message]).await;
+    (job, user, then.format("%Y%m%d").to_string())
+}
+
+async fn no_job_is_pending_again_while_a_report_reads(table: &str) {
+    let stage = Stage::new().await;
+    let (job, user, day) = insert_old_job(&stage).await;
+    sqlx::query("insert into job_results (job_id, status, images) values ($1, 'COMPLETED', '[]')")
+        .bind(job)
+        .execute(&stage.pool)
+        .await
+        .expect("an answer");
+    let mut report = stage.connect().await;
+    for statement in ["begin".to_owned(), format!("select count(*) from {table}")] {
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .execute(&mut report)
+            .await
+            .expect("a report");
+    }
+    let before = partitions::Before {
+        messages: chrono::DateTime::UNIX_EPOCH,
+        jobs: Utc::now() - TimeDelta::days(1),
+    };
+    let mut conn = stage.connect().await;
+    let stopped = partitions::drop_settled(&mut conn, before, false).await;
+    assert!(stopped.is_err(), "the report reads them: {stopped:?}");
+    let app = stage.spawn_app(&["--role", "api"], &[]);
+    app.ready().await;
+    let answer = app.get_job(job, &token_for(user)).await.expect("an answer");
+    if answer.status() != 404 {
+        let body: serde_json::Value = answer.json().await.expect("a body");
+        assert_eq!(body["status"], "COMPLETED", "{body}");
+    }
+
+    sqlx::query("commit").execute(&mut report).await.expect("commit");
+    eventually("both are dropped", PATIENCE, async || {
+        partitions::drop_settled(&mut conn, before, false).await
+    })
+    .await;
+    for table in ["jobs", "job_results"] {
+        assert_eq!(is_there(&stage, &format!("{table}_{day}")).await, (false, false));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_job_is_pending_again_while_a_report_of_answers_stops_its_day_from_going() {
+    no_job_is_pending_again_while_a_report_reads("job_results").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_job_is_pending_again_while_a_report_of_jobs_stops_its_day_from_going() {
+    no_job_is_pending_again_while_a_report_reads("jobs").await;
+}
+
+/// Whether there is such a table, and whether it is a partition.
+async fn is_there(stage: &Stage, table: &str) -> (bool, bool) {
+    sqlx::query_as(
+        "select to_regclass($1) is not null,
+                exists (select from pg_inherits where inhrelid = to_regclass($1))",
+    )
+    .bind(table)
+    .fetch_one(&stage.pool)
+    .await
+    .expect("an answer")
 }
 
 async fn run_sql(stage: &Stage, statement: &str) {
