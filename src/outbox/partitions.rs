@@ -160,8 +160,8 @@ pub struct Before {
 }
 
 /// Drops the partitions of which nothing is needed any more: every row settled and older than `before` says,
-/// and, in `outbox_messages`, every row accounted for by a receipt or a dead letter. With `dry_run`, only
-/// says which. Runs outside a transaction (`detach concurrently` demands it), waits for open snapshots at
+/// none that an unfinished replay has yet to send or that the audit that counts found missing, and, in `outbox_messages`,
+/// every row accounted for by a receipt or a dead letter. With `dry_run`, only says which. Runs outside a transaction (`detach concurrently` demands it), waits for open snapshots at
 /// most [`LOCK_TIMEOUT`] and then leaves the partition for the next call, which finishes what was half done.
 pub async fn drop_settled(conn: &mut PgConnection, before: Before, dry_run: bool) -> sqlx::Result<Vec<Dropped>> {
     if !dry_run {
@@ -198,9 +198,23 @@ pub async fn drop_settled(conn: &mut PgConnection, before: Before, dry_run: bool
     Ok(dropped)
 }
 
-/// One row, the count, when the partition may go: full (its last id was used), old, settled, accounted for. Its rows and
-/// receipts are counted only when its last row is old.
-const OUTBOX_DROPPABLE: &str = "
+/// What is to be sent again from the rows: what an unfinished replay has before it, and what the audit that counts found
+/// missing. `ids` may have millions of ranges: whoever asks looks for one range in it, by bisection, and never for a row.
+macro_rules! wanted {
+    () => {
+        "wanted as (
+             select within as ids, int8range(cursor + 1, null) as rest
+             from outbox_replays where state in ('running', 'paused')
+             union all
+             select missing_ids, int8range(null, null) from outbox_standing_audit() where missing > 0
+         )"
+    };
+}
+
+/// One row, the count, when the partition may go: full (its last id was used), old, settled, accounted for, and nobody wants
+/// it sent again. Its rows and receipts are counted only when its last row is old.
+const OUTBOX_DROPPABLE: &str = concat!(
+    "
     with bounds as materialized (
         select substring(pg_get_expr(relpartbound, oid) from 'FROM \\(''(\\d+)''\\)')::bigint as lo,
                substring(pg_get_expr(relpartbound, oid) from 'TO \\(''(\\d+)''\\)')::bigint as hi
@@ -214,7 +228,9 @@ const OUTBOX_DROPPABLE: &str = "
         where c.settled && int8range(lo, hi) and not isempty(c.settled) and id >= lo and id < hi
     ), dead as (
         select count(*) as n from outbox_dead_letters, bounds where outbox_id >= lo and outbox_id < hi
-    )
+    ), ",
+    wanted!(),
+    "
     select rows.n from bounds, rows, receipts, dead
     where (select is_old from last)
       and int8range(lo, hi) <@ (select passed from outbox_position())
@@ -222,30 +238,44 @@ const OUTBOX_DROPPABLE: &str = "
       and rows.n = receipts.n + dead.n
       -- What an operator has not decided about can still be sent again.
       and not exists (select from outbox_dead_letters d where d.outbox_id >= lo and d.outbox_id < hi
-                      and d.resolution is null)";
+                      and d.resolution is null)
+      and not exists (select from wanted where wanted.ids && (wanted.rest * int8range(lo, hi)))"
+);
 
 /// Dead letters of which more is to come: somebody has to decide, or what sent them again waits or has died as well.
-macro_rules! with_open_letters {
+macro_rules! open_letters {
     () => {
-        "with recursive open (id) as (
+        "open (id) as (
              select outbox_id from outbox_dead_letters
              where resolution is null or not coalesce(retry_id <@ (select outbox_settled()), true)
              union
              select d.outbox_id from open join outbox_dead_letters d on d.retry_id = open.id
-         )
-         "
+         )"
     };
 }
 
-/// A day's jobs: old, and every one's message settled.
+/// A day's jobs: old, every one's message settled, and none of their messages wanted. Those of a day are told by the range of
+/// their ids; a replay of one of them, which has a later id, by any between the first and the last id that is wanted.
 const JOBS_DROPPABLE: &str = concat!(
-    with_open_letters!(),
-    "select (select count(*) from {partition}) from pg_class
+    "with recursive ",
+    open_letters!(),
+    ", ",
+    wanted!(),
+    ", spans as materialized (
+        select rest * range_merge(ids) as ids from wanted
+    ), day as materialized (
+        select int8range(coalesce(min(outbox_id), 0), coalesce(max(outbox_id) + 1, 0)) as ids from {partition}
+    )
+    select (select count(*) from {partition}) from pg_class
     where oid = '{partition}'::regclass
       and to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1
       and not exists (
         select from {partition} j where not j.outbox_id <@ (select outbox_settled())
-          or exists (select from open where open.id = j.outbox_id))"
+          or exists (select from open where open.id = j.outbox_id))
+      and not exists (select from wanted, day where wanted.ids && (wanted.rest * day.ids))
+      and not exists (
+        select from spans, day, outbox_messages again
+        where again.replay_of >= lower(day.ids) and again.replay_of < upper(day.ids) and again.id <@ spans.ids)"
 );
 
 /// A day's results: old, and the day's jobs have gone, or would have by now.

@@ -219,6 +219,85 @@ async fn droppable(stage: &Stage) -> Vec<String> {
 
 const NOTHING: [&str; 0] = [];
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_unfinished_replay_has_yet_to_send_stays_and_so_do_its_jobs() {
+    let stage = Stage::new().await;
+    let all = insert_messages(&stage.pool, 3, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all).await;
+    use_up_first_partition(&stage, 4).await;
+    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"]);
+    let (first, last) = (all[0].to_string(), all[2].to_string());
+    let create = [
+        "replay", "create", "--id", &first, "--id", &last, "--reason", "x", "--yes",
+    ];
+    let replay = run(&stage, &create).await.json()["id"].as_str().expect("an id").to_owned();
+    assert_eq!(droppable(&stage).await, NOTHING, "it runs");
+    assert_eq!(run(&stage, &["replay", "pause", &replay]).await.code, 0);
+    assert_eq!(droppable(&stage).await, NOTHING, "it is paused");
+
+    let change = async |what: &str| run_sql(&stage, &format!("update outbox_replays set {what}")).await;
+    change("cursor = 1").await;
+    assert_eq!(droppable(&stage).await, NOTHING, "the last is still to come");
+    change("cursor = upper_bound").await;
+    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"], "it is past them");
+    change("cursor = 0, state = 'cancelled'").await;
+    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"], "it was cancelled");
+}
+
+/// As an audit leaves it that found these missing.
+async fn record_audit(stage: &Stage, missing: &[i64], from: Option<chrono::DateTime<Utc>>) {
+    sqlx::query(
+        "insert into outbox_audits (id, requested_by, started_at, written_from, topic, receipts, records, in_place,
+                                    expired, made_good, missing, repeated, foreign_records, forgotten, missing_ids)
+         select $1, 'a test', clock_timestamp(), $2, 't', 0, 0, 0, 0, 0, cardinality($3), 0, 0, 0,
+                coalesce((select range_agg(int8range(id, id + 1)) from unnest($3) id), '{}')",
+    )
+    .bind(Uuid::now_v7())
+    .bind(from)
+    .bind(missing)
+    .execute(&stage.pool)
+    .await
+    .expect("an audit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_audit_that_counts_found_missing_stays_until_a_later_one_of_the_whole_topic_does_not() {
+    let stage = Stage::new().await;
+    let all = insert_messages(&stage.pool, 3, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all).await;
+    use_up_first_partition(&stage, 4).await;
+    record_audit(&stage, &[], None).await;
+    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"], "nothing is missing");
+    record_audit(&stage, &all[1..2], None).await;
+    assert_eq!(droppable(&stage).await, NOTHING);
+    record_audit(&stage, &[], Some(Utc::now())).await;
+    assert_eq!(droppable(&stage).await, NOTHING, "a range says nothing of the rest");
+    record_audit(&stage, &[2_000_000], None).await;
+    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"], "others are missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_stays_as_long_as_a_replay_of_its_message_is_missing() {
+    let stage = Stage::new().await;
+    let all = insert_messages(&stage.pool, 1, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all).await;
+    use_up_first_partition(&stage, 2).await;
+    let replay: i64 = sqlx::query_scalar(
+        "insert into outbox_messages (id, event_id, job_id, key, event_time, created_at, replay_of, payload)
+         overriding system value
+         select 1000001, event_id, job_id, key, event_time, created_at, id, payload from outbox_messages
+         returning id",
+    )
+    .fetch_one(&stage.pool)
+    .await
+    .expect("a replay");
+    settle(&stage.pool, &[replay]).await;
+    record_audit(&stage, &[replay], None).await;
+    assert_eq!(droppable(&stage).await, ["outbox_messages"]);
+    record_audit(&stage, &[], None).await;
+    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"]);
+}
+
 /// A job of three days ago, whose message is settled; returns its user and its day's name.
 async fn insert_old_job(stage: &Stage) -> (Uuid, Uuid, String) {
     let then = Utc::now() - TimeDelta::days(3);
