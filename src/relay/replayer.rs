@@ -78,8 +78,11 @@ async fn step_on(conn: &mut PgConnection, partition_rows: i64, wake: &Wake) -> s
     if progress.inserted > 0 {
         wake.wake();
     }
-    if progress.done {
-        tracing::info!(replay = %progress.id, "the replay is done");
+    let Progress { id, unsent, .. } = progress;
+    if unsent > 0 {
+        tracing::warn!(replay = %id, unsent, "the replay is done and has sent less than it matched: rows have gone");
+    } else if progress.done {
+        tracing::info!(replay = %id, "the replay is done");
     }
     Ok(Some(Duration::ZERO))
 }

@@ -49,6 +49,9 @@ pub struct Progress {
     pub inserted: i64,
     /// It is done: there is no next step.
     pub done: bool,
+    /// Of those that it matched, how many it has not sent although it is done: their rows have gone. Dead letters that
+    /// somebody else resolved are none of these.
+    pub unsent: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -96,12 +99,13 @@ pub async fn advance(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
         Pace::AtRate => next_due(replay.now, replay.due_at, inserted, replay.rate),
         Pace::Now => replay.due_at,
     };
-    let recorded = sqlx::query(
+    let left: Option<i64> = sqlx::query_scalar(
         "update outbox_replays
          set cursor = $3, replayed = replayed + $4, due_at = $5,
              state = case when $6 then 'done' else state end,
              changed_at = case when $6 then clock_timestamp() else changed_at end
-         where id = $1 and state = 'running' and cursor = $2",
+         where id = $1 and state = 'running' and cursor = $2
+         returning matched - replayed",
     )
     .bind(replay.id)
     .bind(replay.cursor)
@@ -109,16 +113,15 @@ pub async fn advance(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
     .bind(inserted)
     .bind(due_at)
     .bind(done)
-    .execute(conn)
+    .fetch_optional(conn)
     .await?;
-    if recorded.rows_affected() != 1 {
-        // The row is locked since it was read; an error makes the caller roll back whatever it was.
-        return Err(sqlx::Error::RowNotFound);
-    }
+    // The row is locked since it was read; an error makes the caller roll back whatever it was.
+    let left = left.ok_or(sqlx::Error::RowNotFound)?;
     Ok(Some(Progress {
         id: replay.id,
         inserted,
         done,
+        unsent: if done && !replay.filter.dead_only() { left } else { 0 },
     }))
 }
 

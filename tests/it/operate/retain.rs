@@ -1,7 +1,10 @@
 //! What retention keeps because somebody still has to decide about it.
 
 use chrono::{TimeDelta, Utc};
-use image_job_dispatcher::outbox::partitions;
+use image_job_dispatcher::outbox::{
+    partitions,
+    replays::{Pace, Which, advance},
+};
 use uuid::Uuid;
 
 use super::{insert_messages, kill, run, settle};
@@ -296,6 +299,21 @@ async fn a_job_stays_as_long_as_a_replay_of_its_message_is_missing() {
     assert_eq!(droppable(&stage).await, ["outbox_messages"]);
     record_audit(&stage, &[], None).await;
     assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_whose_rows_have_gone_says_that_it_sent_less_than_it_matched() {
+    let stage = Stage::new().await;
+    let all = insert_messages(&stage.pool, 3, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all).await;
+    let last = all[2].to_string();
+    let create = ["replay", "create", "--id", &last, "--reason", "x", "--yes"];
+    run(&stage, &create).await.json();
+    run_sql(&stage, "drop table outbox_messages_1").await;
+    let mut conn = stage.connect().await;
+    let progress = advance(&mut conn, Which::Due, Pace::Now).await.expect("a step");
+    let progress = progress.expect("it runs");
+    assert_eq!((progress.inserted, progress.done, progress.unsent), (0, true, 1));
 }
 
 /// A job of three days ago, whose message is settled; returns its user and its day's name.
