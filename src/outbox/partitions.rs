@@ -372,14 +372,33 @@ async fn mark_going(conn: &mut PgConnection, partition: &str) -> sqlx::Result<()
     execute(conn, format!("comment on table {partition} is '{GOING}'")).await
 }
 
+/// Takes the mark back from what is a partition as before: its detaching has not begun.
+async fn unmark_attached(conn: &mut PgConnection, partition: &str) -> sqlx::Result<()> {
+    let attached: bool = sqlx::query_scalar(
+        "select exists (select from pg_inherits where inhrelid = to_regclass($1) and not inhdetachpending)",
+    )
+    .bind(partition)
+    .fetch_one(&mut *conn)
+    .await?;
+    if attached {
+        execute(conn, format!("comment on table {partition} is null")).await?;
+    }
+    Ok(())
+}
+
 async fn drop_partition(conn: &mut PgConnection, parent: &str, partition: &str) -> sqlx::Result<()> {
     // Detaching and dropping cannot be one transaction.
     mark_going(conn, partition).await?;
-    execute(
+    let detached = execute(
         conn,
         format!("alter table {parent} detach partition {partition} concurrently"),
     )
-    .await?;
+    .await;
+    if detached.is_err() {
+        // Who detaches it now, or restores it from a dump, means to keep it. The error is told, whatever becomes of this.
+        _ = unmark_attached(conn, partition).await;
+    }
+    detached?;
     // Another round may have been quicker.
     execute(conn, format!("drop table if exists {partition}")).await
 }

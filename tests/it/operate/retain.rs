@@ -403,6 +403,33 @@ async fn is_there(stage: &Stage, table: &str) -> (bool, bool) {
     .expect("an answer")
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_could_not_be_detached_is_the_operators_again() {
+    let stage = Stage::new().await;
+    let mut conn = stage.connect().await;
+    let then = Utc::now() - TimeDelta::days(9);
+    partitions::ensure_jobs(&mut conn, then).await.expect("partitions");
+    let table = format!("jobs_{}", then.format("%Y%m%d"));
+    let before = partitions::Before {
+        messages: chrono::DateTime::UNIX_EPOCH,
+        jobs: Utc::now() - TimeDelta::days(3),
+    };
+    let mut vacuum = stage.pool.begin().await.expect("begin");
+    sqlx::query("lock table only jobs in share update exclusive mode")
+        .execute(&mut *vacuum)
+        .await
+        .expect("a lock");
+    let stopped = partitions::drop_settled(&mut conn, before, false).await;
+    assert!(stopped.is_err(), "the table is locked: {stopped:?}");
+    vacuum.rollback().await.expect("rollback");
+    assert_eq!(is_there(&stage, &table).await, (true, true));
+    run_sql(&stage, &format!("alter table jobs detach partition {table}")).await;
+    partitions::drop_settled(&mut conn, before, false)
+        .await
+        .expect("a round");
+    assert_eq!(is_there(&stage, &table).await, (true, false), "who detached it keeps it");
+}
+
 async fn run_sql(stage: &Stage, statement: &str) {
     sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()))
         .execute(&stage.pool)
