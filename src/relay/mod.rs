@@ -170,6 +170,8 @@ struct Memory {
     failing: bool,
     /// Ids up to this one are handed over one at a time: a batch among them was refused.
     one_at_a_time_to: i64,
+    /// When upkeep's next round is due; none: this process has not led yet.
+    round_due: Option<Instant>,
     /// An acknowledgement said that the log has lost what was acknowledged before; not recorded yet.
     log_lost: Option<LogLost>,
 }

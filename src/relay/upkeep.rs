@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use sqlx::PgConnection;
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Relay, bounded, within};
@@ -18,6 +19,9 @@ use crate::outbox::{
 pub const NOTIFY_CHANNEL: &str = "outbox";
 /// The next days' partitions and what has outlived its retention are looked after this often.
 const ROUND_EVERY: Duration = Duration::from_hours(1);
+/// The first round comes so long after this process began to lead: before the next deploy, and not before somebody can have
+/// seen that it should not have been started.
+const FIRST_ROUND: Duration = Duration::from_mins(10);
 /// Batches of idempotency keys that one round deletes, at most.
 const KEY_BATCHES: u32 = 1000;
 /// After a failure.
@@ -36,17 +40,23 @@ pub(super) struct Upkeep {
     ready: Ready,
     round_due: Instant,
     not_before: Instant,
-    running: Option<AbortOnDropHandle<sqlx::Result<Ready>>>,
+    running: Option<Running>,
     retains: bool,
 }
 
+/// What is being made, and whether it is a round.
+struct Running {
+    work: AbortOnDropHandle<sqlx::Result<Ready>>,
+    round: bool,
+}
+
 impl Upkeep {
-    /// Of a leader.
-    pub fn new(ready: Ready) -> Self {
+    /// Of a leader. `round_due` is what the term before it in this process left of [`Self::round_due`].
+    pub fn new(ready: Ready, round_due: Option<Instant>) -> Self {
         let now = Instant::now();
         Self {
             ready,
-            round_due: now + ROUND_EVERY,
+            round_due: round_due.unwrap_or(now + FIRST_ROUND),
             not_before: now,
             running: None,
             retains: true,
@@ -57,8 +67,13 @@ impl Upkeep {
     pub fn without_retention(ready: Ready) -> Self {
         Self {
             retains: false,
-            ..Self::new(ready)
+            ..Self::new(ready, Some(Instant::now() + ROUND_EVERY))
         }
+    }
+
+    /// When the next round is due. Terms may be shorter than it takes until then: it goes from one to the next.
+    pub fn round_due(&self) -> Instant {
+        self.round_due
     }
 
     /// What was ready when it was looked at last.
@@ -69,29 +84,18 @@ impl Upkeep {
     /// Starts or collects the work, when there is some. Never waits.
     pub async fn tend(&mut self, relay: &Relay, max_id: i64, seq: i64) {
         let now = Instant::now();
-        if let Some(running) = self.running.take_if(|r| r.is_finished()) {
-            match running.await {
-                Ok(Ok(ready)) => {
-                    self.ready = ready;
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "making partitions ahead failed; it is tried again");
-                    self.not_before = now + RETRY_AFTER;
-                }
-                Err(error) => tracing::error!(%error, "the partition maker died"),
-            }
+        if let Some(running) = self.running.take_if(|r| r.work.is_finished()) {
+            let made = running.work.await;
+            self.collect(now, running.round, made);
         }
         let round = now >= self.round_due;
         let due = round
             || max_id + relay.partition_rows / 2 >= self.ready.outbox
             || seq + CHECKPOINT_PARTITION_SEQS / 2 >= self.ready.checkpoints;
         if due && self.running.is_none() && now >= self.not_before {
-            if round {
-                self.round_due = now + ROUND_EVERY;
-            }
             let retains = round && self.retains;
             let relay = relay.clone();
-            self.running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let work = AbortOnDropHandle::new(tokio::spawn(async move {
                 let mut db = relay.connect().await?;
                 let ready = within(make(&relay, &mut db, seq)).await?;
                 // Bounded: while it runs, no partition is made ahead.
@@ -99,8 +103,25 @@ impl Upkeep {
                     tracing::warn!(%error, "retention failed; it is tried again in the next round");
                 }
                 Ok(ready)
-            })));
+            }));
+            self.running = Some(Running { work, round });
         }
+    }
+
+    /// A round that failed, or that a term's end has cut short, is still due.
+    fn collect(&mut self, now: Instant, round: bool, made: Result<sqlx::Result<Ready>, JoinError>) {
+        match made {
+            Ok(Ok(ready)) => {
+                self.ready = ready;
+                if round {
+                    self.round_due = now + ROUND_EVERY;
+                }
+                return;
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "making partitions ahead failed; it is tried again"),
+            Err(error) => tracing::error!(%error, "the partition maker died"),
+        }
+        self.not_before = now + RETRY_AFTER;
     }
 }
 
@@ -140,4 +161,34 @@ pub(super) fn listen(relay: &Relay) -> AbortOnDropHandle<()> {
             }
         },
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READY: Ready = Ready {
+        outbox: 1,
+        checkpoints: 1,
+    };
+
+    #[test]
+    fn a_round_that_failed_is_due_again_after_a_pause_and_one_that_was_done_after_an_hour() {
+        let mut upkeep = Upkeep::new(READY, None);
+        let now = upkeep.round_due() + Duration::from_secs(1);
+        let due = upkeep.round_due();
+        upkeep.collect(now, true, Ok(Err(sqlx::Error::PoolTimedOut)));
+        assert_eq!((upkeep.round_due(), upkeep.not_before), (due, now + RETRY_AFTER));
+        upkeep.collect(now, false, Ok(Ok(READY)));
+        assert_eq!(upkeep.round_due(), due, "only partitions were made");
+        upkeep.collect(now, true, Ok(Ok(READY)));
+        assert_eq!(upkeep.round_due(), now + ROUND_EVERY);
+    }
+
+    #[test]
+    fn terms_that_are_shorter_than_an_hour_come_to_a_round_all_the_same() {
+        let due = Upkeep::new(READY, None).round_due();
+        assert!(due <= Instant::now() + FIRST_ROUND);
+        assert_eq!(Upkeep::new(READY, Some(due)).round_due(), due);
+    }
 }

@@ -77,10 +77,11 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
         Err(error) => return error.into(),
     };
     let _listener = upkeep::listen(relay);
-    let mut upkeep = Upkeep::new(upkeep::Ready {
+    let ready = upkeep::Ready {
         outbox: started.outbox_end,
         checkpoints: started.checkpoints_end,
-    });
+    };
+    let mut upkeep = Upkeep::new(ready, memory.round_due);
     let now = Instant::now();
     let mut leader = Leader {
         relay,
@@ -107,6 +108,7 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
             Err(end) => break end,
         }
     };
+    leader.memory.round_due = Some(upkeep.round_due());
     leader.wind_down(end).await
 }
 
