@@ -127,11 +127,15 @@ impl Upkeep {
 
 async fn make(relay: &Relay, db: &mut PgConnection, seq: i64) -> sqlx::Result<Ready> {
     failpoint!("relay.partitions.before", lost);
-    partitions::ensure_jobs(db, Utc::now()).await?;
+    // Whatever stands in the way of one, for hours perhaps, the others are made; the leader's own first.
+    let checkpoints = partitions::ensure_checkpoints(db, seq).await;
+    let outbox = partitions::ensure_outbox(db, relay.partition_rows).await;
+    let jobs = partitions::ensure_jobs(db, Utc::now()).await;
     let ready = Ready {
-        outbox: partitions::ensure_outbox(db, relay.partition_rows).await?,
-        checkpoints: partitions::ensure_checkpoints(db, seq).await?,
+        checkpoints: checkpoints?,
+        outbox: outbox?,
     };
+    jobs?;
     failpoint!("relay.partitions.after", lost);
     Ok(ready)
 }

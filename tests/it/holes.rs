@@ -7,7 +7,10 @@ use image_job_dispatcher::outbox::partitions;
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, Stage, drafts, eventually, token_for};
+use crate::{
+    operate::insert_messages,
+    support::{PATIENCE, Stage, drafts, eventually, token_for},
+};
 
 /// Draws the next outbox id in an open transaction and writes its row, as another writer would.
 async fn draw_low_id(conn: &mut PgConnection) -> i64 {
@@ -227,4 +230,86 @@ async fn an_open_report_stops_neither_making_nor_accepting_and_dropping_waits_fo
     app.accept(draft, &token).await;
     stage.records(3502).await;
     conn.close().await.expect("closed");
+}
+
+/// As if so many ids had been drawn, and one of them written.
+async fn use_up_ids(stage: &Stage, ids: i64) {
+    sqlx::query("select setval('outbox_messages_id_seq', $1)")
+        .bind(ids)
+        .execute(&stage.pool)
+        .await
+        .expect("drawn");
+    insert_messages(&stage.pool, 1, &[Uuid::new_v4()], Uuid::new_v4()).await;
+}
+
+/// A log of two partitions of a thousand ids, once whoever leads or waits has made them.
+async fn short_log() -> Stage {
+    let stage = Stage::new()
+        .await
+        .set("outbox.partition_rows", "1000")
+        .set("relay.lease", "1s");
+    sqlx::query("drop table outbox_messages_1, outbox_messages_1000001")
+        .execute(&stage.pool)
+        .await
+        .expect("an empty log");
+    stage
+}
+
+async fn ends_above(conn: &mut PgConnection, log: &str, end: i64) {
+    eventually(&format!("{log} above {end}"), PATIENCE, async || {
+        match partitions::end_of(conn, log).await {
+            Ok(Some(is)) if is > end => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
+    let stage = short_log().await;
+    let _app = stage.app().await;
+    let mut conn = stage.connect().await;
+    eventually("somebody leads", PATIENCE, async || {
+        let bases: i64 =
+            sqlx::query_scalar("select count(*) from outbox_checkpoints where base_passed is not null and fence > 0")
+                .fetch_one(&stage.pool)
+                .await
+                .expect("checkpoints");
+        if bases > 0 { Ok(()) } else { Err(bases) }
+    })
+    .await;
+    ends_above(&mut conn, "outbox_messages", 2000).await;
+    sqlx::query("drop table outbox_checkpoints_1000000")
+        .execute(&stage.pool)
+        .await
+        .expect("dropped");
+    let last: String = sqlx::query_scalar(
+        "select max(inhrelid::regclass::text) from pg_inherits where inhparent = 'jobs'::regclass",
+    )
+    .fetch_one(&stage.pool)
+    .await
+    .expect("a day");
+    sqlx::query(sqlx::AssertSqlSafe(format!("drop table {last}")))
+        .execute(&stage.pool)
+        .await
+        .expect("dropped");
+    let mut vacuum = stage.pool.begin().await.expect("begin");
+    sqlx::query("lock table only jobs in share update exclusive mode")
+        .execute(&mut *vacuum)
+        .await
+        .expect("a lock");
+    use_up_ids(&stage, 1600).await;
+    ends_above(&mut conn, "outbox_messages", 2001).await;
+    ends_above(&mut conn, "outbox_checkpoints", 1_000_000).await;
+    vacuum.rollback().await.expect("rollback");
+    eventually("the jobs' next day", PATIENCE, async || {
+        let made: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+            .bind(&last)
+            .fetch_one(&stage.pool)
+            .await
+            .expect("an answer");
+        if made { Ok(()) } else { Err(made) }
+    })
+    .await;
 }
