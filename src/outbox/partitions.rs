@@ -63,9 +63,10 @@ pub async fn ensure_outbox(conn: &mut PgConnection, partition_rows: i64) -> sqlx
     }
 }
 
-/// Makes partitions of `outbox_checkpoints` until one more than that of `seq` is ready. Only `migrate` and
-/// a leader call this, never an insert: a woken zombie would recreate a dropped one and lead for ever.
-/// Returns the end (exclusive) of what is ready.
+/// Makes partitions of `outbox_checkpoints` until one more than that of `seq` is ready. Only `migrate`, a
+/// leader and who takes over call this, never an insert of a leader: a woken zombie would recreate a dropped one and lead for
+/// ever. It makes what comes behind the last one, and never what was dropped before it. Returns the end (exclusive) of what
+/// is ready.
 pub async fn ensure_checkpoints(conn: &mut PgConnection, seq: i64) -> sqlx::Result<i64> {
     loop {
         let log = bounds_of(conn, "outbox_checkpoints").await?.unwrap_or(0..0);
@@ -134,6 +135,13 @@ async fn bounds_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Option
     .fetch_one(conn)
     .await?;
     Ok(begin.zip(end).map(|(begin, end)| begin..end))
+}
+
+/// Whether an insert failed because the log has no partition for its row yet.
+pub fn is_missing(error: &sqlx::Error, parent: &str) -> bool {
+    error.as_database_error().is_some_and(|e| {
+        e.code().as_deref() == Some("23514") && e.table() == Some(parent) && e.constraint().is_none()
+    })
 }
 
 /// The end (exclusive) of the last partition of a table that is partitioned by a number.

@@ -6,7 +6,10 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::{End, Relay, within};
-use crate::outbox::checkpoints::{self, Lease};
+use crate::outbox::{
+    checkpoints::{self, CheckpointError, Lease},
+    partitions,
+};
 
 /// A standby looks at least this often, so that a lease that was given back is found soon.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -15,9 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn stand_by(relay: &Relay, cancel: &CancellationToken) -> Result<(PgConnection, Lease), End> {
     let mut db = relay.connect().await?;
     loop {
-        let length = relay.options.lease;
         failpoint!("relay.take_over.before", lost);
-        let taken = within(checkpoints::take_over(&mut db, &relay.leader, length)).await?;
+        let taken = take_over(relay, &mut db).await?;
         if let Some(lease) = taken {
             failpoint!("relay.take_over.after", lost);
             return Ok((db, lease));
@@ -28,5 +30,19 @@ pub(super) async fn stand_by(relay: &Relay, cancel: &CancellationToken) -> Resul
         if cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
             return Err(End::Stopped);
         }
+    }
+}
+
+/// Tries to take the lease over. Where no partition is left for the next checkpoint, it makes the next one: a leader makes
+/// them ahead, and there may be none for as long as nobody can.
+async fn take_over(relay: &Relay, db: &mut PgConnection) -> Result<Option<Lease>, CheckpointError> {
+    let length = relay.options.lease;
+    match within(checkpoints::take_over(db, &relay.leader, length)).await {
+        Err(CheckpointError::Database(error)) if partitions::is_missing(&error, "outbox_checkpoints") => {
+            let newest = within(checkpoints::newest_seq(db)).await?;
+            within(partitions::ensure_checkpoints(db, newest)).await?;
+            within(checkpoints::take_over(db, &relay.leader, length)).await
+        }
+        taken => taken,
     }
 }

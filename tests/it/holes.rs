@@ -313,3 +313,18 @@ async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_taken_over_though_no_partition_is_left_for_the_next_checkpoint() {
+    let stage = Stage::new().await;
+    let full = sqlx::query(
+        "insert into outbox_checkpoints (seq, fence, leader, lease_until, delivery, next_offsets, base_passed, base_closed)
+         values (1999999, 1, 'gone/1', '-infinity', 'at-least-once', '{}', '{}', '{}')",
+    );
+    full.execute(&stage.pool).await.expect("a base");
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let app = stage.app().await;
+    app.accept(draft, &token_for(user)).await;
+    stage.records(1).await;
+}

@@ -7,7 +7,10 @@ use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use super::{
-    super::dead_letters::{lock_unresolved, mark_retried},
+    super::{
+        dead_letters::{lock_unresolved, mark_retried},
+        partitions::is_missing,
+    },
     select::chosen,
     wanted::Selection,
 };
@@ -127,9 +130,7 @@ pub async fn advance(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
 
 /// Whether [`advance`] failed because the outbox has no partition for the new ids yet: make it, and try again.
 pub fn needs_partition(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|e| {
-        e.code().as_deref() == Some("23514") && e.table() == Some("outbox_messages") && e.constraint().is_none()
-    })
+    is_missing(error, "outbox_messages")
 }
 
 /// How long until some running replay is due; `None`: none runs, or the relay is paused.
