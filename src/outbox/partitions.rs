@@ -52,15 +52,20 @@ pub async fn ensure_jobs(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::R
 pub async fn ensure_outbox(conn: &mut PgConnection, partition_rows: i64) -> sqlx::Result<i64> {
     loop {
         let log = bounds_of(conn, "outbox_messages").await?.unwrap_or(1..1);
-        // Not for counting what is pending, for which it would be wrong, but as the ids' high-water mark.
-        let drawn: i64 = sqlx::query_scalar("select last_value from outbox_messages_id_seq")
-            .fetch_one(&mut *conn)
-            .await?;
+        let drawn = read_drawn(conn).await?;
         if log.end - drawn > partition_rows {
             return Ok(log.end);
         }
         make_next(conn, "outbox_messages", &log, partition_rows).await?;
     }
+}
+
+/// The last id of `outbox_messages` that was drawn: not for counting what is pending, for which it would be wrong, but as the
+/// ids' high-water mark.
+pub async fn read_drawn(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select last_value from outbox_messages_id_seq")
+        .fetch_one(conn)
+        .await
 }
 
 /// Makes partitions of `outbox_checkpoints` until one more than that of `seq` is ready. Only `migrate`, a

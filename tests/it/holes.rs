@@ -315,6 +315,20 @@ async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_kafka_makes_partitions_ahead_of_what_is_accepted() {
+    let stage = short_log().await;
+    let _app = stage.spawn_app(&["--role", "relay"], &[("kafka.brokers", "127.0.0.1:1")]);
+    let mut conn = stage.connect().await;
+    eventually("it waits", PATIENCE, async || match seq_and_fence(&stage).await {
+        (2.., _) => Ok(()),
+        (seq, _) => Err(seq),
+    })
+    .await;
+    use_up_ids(&stage, 1600).await;
+    ends_above(&mut conn, "outbox_messages", 2001).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_is_taken_over_though_no_partition_is_left_for_the_next_checkpoint() {
     let stage = Stage::new().await;
     let full = sqlx::query(
