@@ -255,7 +255,8 @@ impl Auth {
 pub struct Jobs {
     /// `jobs.ttl`: of the Redis key.
     pub ttl: Duration,
-    /// `jobs.retention`: how long settled jobs and their results are kept at least, and never shorter than `outbox.retention`.
+    /// `jobs.retention`: how long settled jobs and their results are kept at least, and never shorter than `outbox.retention`
+    /// and `idempotency.retention`.
     pub retention: Duration,
 }
 

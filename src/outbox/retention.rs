@@ -22,7 +22,8 @@ const KEYS_PER_BATCH: i64 = 5_000;
 pub struct Kept {
     /// `outbox.retention`: messages, and what became of them.
     pub outbox: Duration,
-    /// Jobs and their results: `jobs.retention`, and never shorter than `outbox`, for a message has a job.
+    /// Jobs and their results: `jobs.retention`, and never shorter than `outbox` and `keys`, for a message has a job, and a
+    /// key that is asked again is answered with one.
     pub jobs: Duration,
     /// `idempotency.retention`.
     pub keys: Duration,
@@ -30,9 +31,10 @@ pub struct Kept {
 
 impl From<&Config> for Kept {
     fn from(config: &Config) -> Self {
+        let with_messages = config.jobs.retention.max(config.outbox.retention);
         Self {
             outbox: config.outbox.retention,
-            jobs: config.jobs.retention.max(config.outbox.retention),
+            jobs: with_messages.max(config.idempotency.retention),
             keys: config.idempotency.retention,
         }
     }
@@ -145,4 +147,24 @@ pub async fn delete_expired_keys(conn: &mut PgConnection, older_than: Duration) 
     .execute(conn)
     .await?;
     Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn a_job_is_kept_as_long_as_its_message_and_as_a_key_that_leads_to_it() {
+        const DAY: Duration = Duration::from_hours(24);
+        let mut config = Config::load(&Sources::default()).expect("the defaults");
+        for (jobs, outbox, keys) in [(3, 1, 1), (1, 3, 1), (1, 1, 3)] {
+            config.jobs.retention = DAY * jobs;
+            config.outbox.retention = DAY * outbox;
+            config.idempotency.retention = DAY * keys;
+            let kept = Kept::from(&config);
+            assert_eq!(kept.jobs, DAY * 3, "{jobs}, {outbox}, {keys}");
+            assert_eq!((kept.outbox, kept.keys), (DAY * outbox, DAY * keys));
+        }
+    }
 }
