@@ -25,12 +25,14 @@ pub fn accepting_session(options: PgConnectOptions, statement: Duration, lock: D
     ])
 }
 
-/// A database or a role may have `synchronous_commit` off: a 202 would then be lost in a crash. Other values
+/// A server, a database or a role may have `synchronous_commit` off: a 202 would then be lost in a crash. Other values
 /// (`remote_apply`, ...) promise as much or more on this server and stay.
+///
+/// What is found is set for the session, whatever it is: a session that follows the server would follow a reload too.
 pub async fn refuse_asynchronous_commit(conn: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query(
-        "select set_config('synchronous_commit', 'on', false)
-         where current_setting('synchronous_commit') = 'off'",
+        "select set_config('synchronous_commit', case found when 'off' then 'on' else found end, false)
+         from current_setting('synchronous_commit') found",
     )
     .execute(conn)
     .await

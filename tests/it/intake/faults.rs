@@ -332,6 +332,25 @@ async fn the_event_services_table_changes_live() {
     ground.stop().await;
 }
 
+/// Has the database note the settings with which jobs are written.
+async fn note_settings(ground: &Ground) {
+    ground
+        .run("create table seen (settings text);
+              create function see() returns trigger language plpgsql as $$ begin
+                  insert into seen values (current_setting('synchronous_commit') || ' ' || current_setting('transaction_isolation'));
+                  return null; end $$;
+              create trigger see after insert on jobs for each statement execute function see()")
+        .await;
+}
+
+/// The different ones that were noted.
+async fn settings_seen(ground: &Ground) -> Vec<String> {
+    sqlx::query_scalar("select distinct settings from seen")
+        .fetch_all(ground.pool())
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
 async fn a_database_with_other_defaults_is_served_all_the_same() {
     let ground = Ground::new().await;
@@ -340,13 +359,7 @@ async fn a_database_with_other_defaults_is_served_all_the_same() {
         .run("do $$ begin execute format('alter database %I set default_transaction_isolation = ''serializable''', current_database());
               execute format('alter database %I set synchronous_commit = off', current_database()); end $$")
         .await;
-    ground
-        .run("create table seen (commits text);
-              create function see() returns trigger language plpgsql as $$ begin
-                  insert into seen values (current_setting('synchronous_commit') || ' ' || current_setting('transaction_isolation'));
-                  return null; end $$;
-              create trigger see after insert on jobs for each statement execute function see()")
-        .await;
+    note_settings(&ground).await;
     let replicas = [ground.intake(), ground.intake()];
     let requests = || (0..40).map(|_| ground.keyed(draft, "k"));
     let (a, b) = tokio::join!(
@@ -355,10 +368,29 @@ async fn a_database_with_other_defaults_is_served_all_the_same() {
     );
     let jobs: HashSet<_> = a.into_iter().chain(b).map(|answer| answer.unwrap().job_id).collect();
     assert_eq!(jobs.len(), 1);
-    let seen: Vec<String> = sqlx::query_scalar("select distinct commits from seen")
-        .fetch_all(ground.pool())
-        .await
-        .unwrap();
-    assert_eq!(seen, ["on read committed"]);
+    assert_eq!(settings_seen(&ground).await, ["on read committed"]);
+    ground.stop().await;
+}
+
+#[tokio::test]
+async fn a_reload_that_turns_synchronous_commit_off_leaves_sessions_that_accept_as_they_are() {
+    let ground = Ground::with_servers_of_its_own().await;
+    let draft = ground.draft().await;
+    note_settings(&ground).await;
+    let intake = ground.intake();
+    intake.accept(ground.request(draft)).await.unwrap();
+    ground.run("alter system set synchronous_commit = off").await;
+    ground.run("select pg_reload_conf()").await;
+    eventually("the server has read it", PATIENCE, async || {
+        let setting: String = sqlx::query_scalar("select current_setting('synchronous_commit')")
+            .fetch_one(&mut ground.stage.connect().await)
+            .await
+            .unwrap();
+        if setting == "off" { Ok(()) } else { Err(setting) }
+    })
+    .await;
+    intake.accept(ground.request(draft)).await.unwrap();
+    assert_eq!(ground.count("seen").await, 2);
+    assert_eq!(settings_seen(&ground).await, ["on read committed"]);
     ground.stop().await;
 }
