@@ -42,9 +42,9 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For the answer to a statement, its commit included. Above [`STATEMENT_TIMEOUT`], which covers no commit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a batch waits for a lock, which can only be somebody's idempotency key: then those with keys
-/// go on alone, and hold nobody up.
-const BATCH_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a statement waits for a lock, mostly somebody's idempotency key: then the requests with keys go on alone,
+/// each in its turn, and hold nobody up.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// What the intake works with.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ pub fn spawn(options: IntakeOptions, tracker: &TaskTracker, cancel: Cancellation
         batch: options.batch.max(1),
         session: Box::new(move || {
             let database = options.database.clone().application_name("dispatcher intake");
-            let database = store::accepting_session(database, STATEMENT_TIMEOUT, BATCH_LOCK_TIMEOUT);
+            let database = store::accepting_session(database, STATEMENT_TIMEOUT, LOCK_TIMEOUT);
             Session::new(database, options.connect_timeout)
         }),
         writer,

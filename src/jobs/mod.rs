@@ -63,7 +63,7 @@ pub enum AcceptError {
     /// The first request with the key was still running after the wait.
     #[error("the first request with this idempotency key is still running")]
     KeyInProgress,
-    /// The queue of the intake is full.
+    /// The queue of the intake is full, or what was before this request took too long.
     #[error("too many requests wait")]
     Overloaded,
     /// PostgreSQL cannot be used now.

@@ -1,7 +1,7 @@
 //! Requests that a batch could not answer, tried one by one with the ids that they were given.
 //!
-//! They have connections of their own: a key that somebody holds, or a commit that hangs, holds up nobody
-//! but itself.
+//! They have connections of their own: a key that somebody holds, or a commit that hangs, holds up no batch. A
+//! request whose key is held goes back to the end of the queue after each attempt, so it holds up no other key either.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ANSWER_TIMEOUT, BATCH_LOCK_TIMEOUT, IntakeOptions,
+    ANSWER_TIMEOUT, IntakeOptions, LOCK_TIMEOUT, STATEMENT_TIMEOUT,
     announce::Announcer,
     answer,
     batch::{partition, stored_answer},
@@ -42,9 +42,10 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(super) struct Repeat {
     job: NewJob,
     reply: oneshot::Sender<Result<Accepted, AcceptError>>,
-    /// An attempt may have been committed, or may still be.
-    unknown: bool,
-    give_up: Instant,
+    /// When its batch gave it up.
+    since: Instant,
+    /// What can be said when it is tried no more.
+    refusal: AcceptError,
 }
 
 impl Repeat {
@@ -52,18 +53,32 @@ impl Repeat {
         Self {
             job,
             reply,
-            unknown,
-            give_up: Instant::now() + BUDGET,
+            since: Instant::now(),
+            // As long as it has not been tried alone, all that is known is that others were before it.
+            refusal: if unknown {
+                AcceptError::OutcomeUnknown
+            } else {
+                AcceptError::Overloaded
+            },
         }
     }
 
-    /// What can be said when it is tried no more.
-    fn given_up(&self) -> AcceptError {
-        if self.unknown {
-            AcceptError::OutcomeUnknown
-        } else {
-            AcceptError::Unavailable
-        }
+    /// An attempt may have been committed, or may still be. What a later one meets does not make that definite.
+    fn is_unknown(&self) -> bool {
+        self.refusal == AcceptError::OutcomeUnknown
+    }
+
+    /// No attempt begins later.
+    fn give_up(&self) -> Instant {
+        self.since
+            + match self.refusal {
+                AcceptError::KeyInProgress => KEY_WAIT.saturating_sub(LOCK_TIMEOUT),
+                _ => BUDGET,
+            }
+    }
+
+    fn refuse(self, metrics: &Metrics) {
+        answer(metrics, self.reply, Err(self.refusal));
     }
 }
 
@@ -75,12 +90,11 @@ impl Repeats {
     pub(super) fn spawn(options: &IntakeOptions, announcer: &Announcer, tracker: &TaskTracker) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let waiting = Arc::new(Mutex::new(waiting));
-        let lock_wait = KEY_WAIT.saturating_sub(BATCH_LOCK_TIMEOUT);
         let database = options.database.clone().application_name("dispatcher intake repeat");
-        // The statement may wait for one lock, and then has to do its work.
-        let database = store::accepting_session(database, lock_wait + ANSWER_TIMEOUT, lock_wait);
+        let database = store::accepting_session(database, STATEMENT_TIMEOUT, LOCK_TIMEOUT);
         for _ in 0..WORKERS {
             let worker = Worker {
+                queue: queue.downgrade(),
                 database: database.clone(),
                 connect_timeout: options.connect_timeout,
                 partition_rows: options.partition_rows,
@@ -93,16 +107,22 @@ impl Repeats {
     }
 
     pub(super) fn push(&self, repeat: Repeat, metrics: &Metrics) {
-        if let Err(mpsc::error::TrySendError::Full(repeat) | mpsc::error::TrySendError::Closed(repeat)) =
-            self.0.try_send(repeat)
-        {
-            let error = repeat.given_up();
-            answer(metrics, repeat.reply, Err(error));
-        }
+        push(&self.0, repeat, metrics);
+    }
+}
+
+/// Puts it at the end of the queue. Where there is no room, it is answered.
+fn push(queue: &mpsc::Sender<Repeat>, repeat: Repeat, metrics: &Metrics) {
+    if let Err(mpsc::error::TrySendError::Full(repeat) | mpsc::error::TrySendError::Closed(repeat)) =
+        queue.try_send(repeat)
+    {
+        repeat.refuse(metrics);
     }
 }
 
 struct Worker {
+    /// Where a request goes that has to wait. Of no use any more once the intake stops.
+    queue: mpsc::WeakSender<Repeat>,
     database: PgConnectOptions,
     connect_timeout: Duration,
     partition_rows: i64,
@@ -115,20 +135,33 @@ impl Worker {
         let mut session = Session::new(self.database.clone(), self.connect_timeout);
         loop {
             match timeout(IDLE, async { queue.lock().await.recv().await }).await {
-                Ok(Some(mut repeat)) => {
-                    let outcome = self.settle(&mut session, &mut repeat).await;
-                    answer(&self.metrics, repeat.reply, outcome);
-                }
+                Ok(Some(mut repeat)) => match self.settle(&mut session, &mut repeat).await {
+                    Some(outcome) => answer(&self.metrics, repeat.reply, outcome),
+                    None => self.put_back(repeat),
+                },
                 Ok(None) => return,
                 Err(_) => session.discard(),
             }
         }
     }
 
-    /// Tries until the answer is definite or the time is up.
-    async fn settle(&self, session: &mut Session, repeat: &mut Repeat) -> Result<Accepted, AcceptError> {
-        while Instant::now() < repeat.give_up {
-            let Ok(conn) = session.ready_by(repeat.give_up).await else {
+    /// Lets those go first who wait as well.
+    fn put_back(&self, repeat: Repeat) {
+        match self.queue.upgrade() {
+            Some(queue) if Instant::now() < repeat.give_up() => push(&queue, repeat, &self.metrics),
+            _ => repeat.refuse(&self.metrics),
+        }
+    }
+
+    /// Tries until the answer is definite or the time is up. `None`: somebody has what it waits for, and it has waited
+    /// for [`LOCK_TIMEOUT`].
+    async fn settle(&self, session: &mut Session, repeat: &mut Repeat) -> Option<Result<Accepted, AcceptError>> {
+        while Instant::now() < repeat.give_up() {
+            if !repeat.is_unknown() {
+                repeat.refusal = AcceptError::Unavailable;
+            }
+            let give_up = repeat.give_up();
+            let Ok(conn) = session.ready_by(give_up).await else {
                 break;
             };
             let attempt = async {
@@ -144,52 +177,64 @@ impl Worker {
                 let stored = store::find_answer(conn, &repeat.job).await?;
                 Ok::<_, sqlx::Error>(stored.map(|stored| stored_answer(&repeat.job, stored)))
             };
-            // The last attempt too gets the time to wait for a lock.
-            match timeout_at(repeat.give_up.max(Instant::now() + ANSWER_TIMEOUT), attempt).await {
+            // The last attempt too gets its time.
+            match timeout_at(give_up.max(Instant::now() + ANSWER_TIMEOUT), attempt).await {
                 Ok(Ok(Some(outcome))) => {
                     session.answered();
                     if outcome.is_ok() {
                         self.announcer.announce();
                     }
-                    return outcome;
+                    return Some(outcome);
                 }
                 // Whoever was in the way has gone.
                 Ok(Ok(None)) => {}
-                Ok(Err(error)) => {
-                    if let Some(refusal) = self.after(session, repeat, &error).await {
-                        return Err(refusal);
+                Ok(Err(error)) => match classify(&error) {
+                    // In doubt, it is an earlier attempt that may hold the key: nobody else can say what came of it.
+                    Failure::Locked if repeat.job.idempotency_key.is_some() && !repeat.is_unknown() => {
+                        repeat.refusal = AcceptError::KeyInProgress;
+                        return None;
                     }
-                }
+                    failure => {
+                        if let Some(refusal) = self.after(session, repeat, failure, &error).await {
+                            return Some(Err(refusal));
+                        }
+                    }
+                },
                 Err(_) => {
-                    repeat.unknown = true;
+                    repeat.refusal = AcceptError::OutcomeUnknown;
                     session.stalled();
                 }
             }
             sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
         }
-        Err(repeat.given_up())
+        Some(Err(repeat.refusal.clone()))
     }
 
     /// Prepares the next attempt, or says why there is none. An error that is definite for this attempt says
     /// nothing of an earlier one whose outcome is unknown.
-    async fn after(&self, session: &mut Session, repeat: &mut Repeat, error: &sqlx::Error) -> Option<AcceptError> {
-        match classify(error) {
+    async fn after(
+        &self,
+        session: &mut Session,
+        repeat: &mut Repeat,
+        failure: Failure,
+        error: &sqlx::Error,
+    ) -> Option<AcceptError> {
+        match failure {
             Failure::Unknown => {
-                repeat.unknown = true;
+                repeat.refusal = AcceptError::OutcomeUnknown;
                 session.discard();
             }
             Failure::Stale => session.discard(),
             Failure::NoPartition(log) => {
-                if let Ok(conn) = session.ready_by(repeat.give_up).await
+                if let Ok(conn) = session.ready_by(repeat.give_up()).await
                     && let Err(error) = partition(conn, log, &repeat.job, self.partition_rows).await
                 {
                     tracing::error!(%error, advice = advice(&error), "cannot make a missing partition");
                     session.discard();
                 }
             }
-            Failure::Locked | Failure::BadRow | Failure::Outage if repeat.unknown => {}
-            Failure::Locked if repeat.job.idempotency_key.is_some() => return Some(AcceptError::KeyInProgress),
             Failure::Contended | Failure::Locked => {}
+            Failure::BadRow | Failure::Outage if repeat.is_unknown() => {}
             Failure::BadRow | Failure::Outage => {
                 tracing::error!(%error, advice = advice(error), "cannot accept a job");
                 return Some(AcceptError::Unavailable);

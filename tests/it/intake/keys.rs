@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use image_job_dispatcher::jobs::{AcceptError, Accepted};
 use sqlx::Connection;
 use uuid::Uuid;
@@ -131,6 +132,37 @@ async fn a_key_that_is_held_is_waited_for_five_seconds_and_holds_up_nobody_else(
         waited > Duration::from_millis(4_500) && waited < Duration::from_secs(8),
         "{waited:?}"
     );
+    holder.close().await.unwrap();
+    ground.stop().await;
+}
+
+#[tokio::test]
+async fn many_repeats_of_a_held_key_are_told_in_time_and_hold_up_no_other_key() {
+    let ground = Ground::new().await;
+    let draft = ground.draft().await;
+    let intake = ground.intake();
+    let (holder, _) = hold_key(&ground, draft, "held").await;
+    let began = Instant::now();
+    let timed = async |request| {
+        let answer = intake.accept(request).await;
+        (answer, began.elapsed())
+    };
+    // Handed in at once, so they are of the same batches, and the free keys stand behind the held one.
+    let (held, free) = tokio::join!(
+        join_all((0..16).map(|_| timed(ground.keyed(draft, "held")))),
+        join_all((0..10).map(|n| timed(ground.keyed(draft, &format!("free {n}")))))
+    );
+    for (answer, waited) in free {
+        assert!(answer.is_ok(), "{answer:?} after {waited:?}");
+        assert!(waited < Duration::from_secs(4), "accepted after {waited:?}");
+    }
+    for (answer, waited) in held {
+        assert_eq!(answer, Err(AcceptError::KeyInProgress), "after {waited:?}");
+        assert!(
+            waited > Duration::from_millis(4_500) && waited < Duration::from_secs(8),
+            "{waited:?}"
+        );
+    }
     holder.close().await.unwrap();
     ground.stop().await;
 }
