@@ -42,8 +42,8 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For the answer to a statement, its commit included. Above [`STATEMENT_TIMEOUT`], which covers no commit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a statement waits for a lock, mostly somebody's idempotency key: then the requests with keys go on alone,
-/// each in its turn, and hold nobody up.
+/// How long a statement waits for a lock. Mostly it is somebody's idempotency key: then the requests with keys go on
+/// alone, each in its turn, and hold nobody up. Or it is a table's, for a change of it: then all wait together.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// What the intake works with.

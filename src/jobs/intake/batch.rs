@@ -25,6 +25,9 @@ use crate::{
 const ATTEMPTS: usize = 4;
 /// How long reading is tried again on new connections. It is definite that nothing is written yet.
 const FIND_BUDGET: Duration = Duration::from_secs(2);
+/// How long writing is tried again while a table is locked. Those behind it wait as long, and [`QUEUE_PATIENCE`] is
+/// theirs.
+const LOCK_BUDGET: Duration = Duration::from_secs(2);
 /// Between two readings.
 const FIND_PAUSE: Duration = Duration::from_millis(10);
 
@@ -63,19 +66,24 @@ pub(super) async fn run(writer: Arc<Writer>, mut session: Session, batch: Vec<Pe
 async fn find(session: &mut Session, batch: &[Pending]) -> Result<Found, Down> {
     let requests: Vec<_> = batch.iter().map(|p| &p.request).collect();
     let give_up = Instant::now() + FIND_BUDGET;
-    while Instant::now() < give_up {
+    loop {
         let conn = session.ready().await?;
         failpoint!("intake.find", Down);
         match timeout(ANSWER_TIMEOUT, store::find_requested(conn, &requests)).await {
             Ok(Ok(found)) => return Ok(found),
-            Ok(Err(error)) => match classify(&error) {
-                Failure::Unknown | Failure::Stale => session.discard(),
-                Failure::Contended => {}
-                _ => {
+            Ok(Err(error)) => {
+                let passes = match classify(&error) {
+                    Failure::Unknown | Failure::Stale => {
+                        session.discard();
+                        true
+                    }
+                    failure => matches!(failure, Failure::Contended | Failure::Locked),
+                };
+                if !passes || Instant::now() >= give_up {
                     tracing::error!(%error, advice = advice(&error), "cannot read event drafts");
                     return Err(Down);
                 }
-            },
+            }
             Err(_) => {
                 tracing::warn!(after = ?ANSWER_TIMEOUT, "no answer while reading event drafts");
                 session.stalled();
@@ -84,7 +92,6 @@ async fn find(session: &mut Session, batch: &[Pending]) -> Result<Found, Down> {
         }
         sleep(FIND_PAUSE).await;
     }
-    Err(Down)
 }
 
 /// Answers those who are refused or replayed; returns the others.
@@ -103,10 +110,9 @@ fn decide_all(writer: &Writer, found: Found, batch: Vec<Pending>) -> Vec<Writing
 
 /// Writes the batch, in one transaction if that can be.
 async fn write(writer: &Writer, session: &mut Session, mut writing: Vec<Writing>) {
-    for _ in 0..ATTEMPTS {
-        if writing.is_empty() {
-            return;
-        }
+    let give_up = Instant::now() + LOCK_BUDGET;
+    let mut attempts = 0;
+    while attempts < ATTEMPTS && !writing.is_empty() {
         let Ok(conn) = session.ready().await else {
             return refuse(writer, writing, &AcceptError::Unavailable);
         };
@@ -131,22 +137,25 @@ async fn write(writer: &Writer, session: &mut Session, mut writing: Vec<Writing>
             }
             Failure::Stale => session.discard(),
             Failure::NoPartition(log) => make_partition(writer, session, log, &writing).await,
-            // Only a key that another transaction holds makes a batch wait: the others go on.
-            Failure::Locked => {
+            // Those without keys go on.
+            Failure::KeyHeld => {
                 let (keyed, others) = writing.into_iter().partition(|w| w.job.idempotency_key.is_some());
                 repeat(writer, keyed, false);
                 writing = others;
             }
+            // Nobody can go on. The wait was the pause, and counts by its time.
+            Failure::Locked if Instant::now() < give_up => continue,
             Failure::Contended => return repeat(writer, writing, false),
             Failure::BadRow if writing.len() > 1 => {
                 tracing::warn!(%error, requests = writing.len(), "a batch was refused; its requests are tried one by one");
                 return repeat(writer, writing, false);
             }
-            Failure::BadRow | Failure::Outage => {
+            Failure::Locked | Failure::BadRow | Failure::Outage => {
                 tracing::error!(%error, advice = advice(&error), "cannot accept jobs");
                 return refuse(writer, writing, &AcceptError::Unavailable);
             }
         }
+        attempts += 1;
     }
     refuse(writer, writing, &AcceptError::Unavailable);
 }

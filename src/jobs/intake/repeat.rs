@@ -189,11 +189,12 @@ impl Worker {
                 // Whoever was in the way has gone.
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => match classify(&error) {
-                    // In doubt, it is an earlier attempt that may hold the key: nobody else can say what came of it.
-                    Failure::Locked if repeat.job.idempotency_key.is_some() && !repeat.is_unknown() => {
+                    // In doubt, it may be an earlier attempt that holds the key: what came of it is asked until it is known.
+                    Failure::KeyHeld if !repeat.is_unknown() => {
                         repeat.refusal = AcceptError::KeyInProgress;
                         return None;
                     }
+                    Failure::Locked if !repeat.is_unknown() => return None,
                     failure => {
                         if let Some(refusal) = self.after(session, repeat, failure, &error).await {
                             return Some(Err(refusal));
@@ -233,7 +234,7 @@ impl Worker {
                     session.discard();
                 }
             }
-            Failure::Contended | Failure::Locked => {}
+            Failure::Contended | Failure::KeyHeld | Failure::Locked => {}
             Failure::BadRow | Failure::Outage if repeat.is_unknown() => {}
             Failure::BadRow | Failure::Outage => {
                 tracing::error!(%error, advice = advice(error), "cannot accept a job");

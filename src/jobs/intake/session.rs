@@ -134,7 +134,9 @@ pub(super) enum Failure {
     Unknown,
     /// Serialisation failure or deadlock: the same again.
     Contended,
-    /// A lock was not had in time: another transaction holds the key, or a partition.
+    /// Another transaction has inserted the idempotency key, and did not end in time.
+    KeyHeld,
+    /// Another lock was not had in time: a table's, mostly.
     Locked,
     /// A log has no partition for the row yet.
     NoPartition(Log),
@@ -174,6 +176,8 @@ pub(super) fn classify(error: &sqlx::Error) -> Failure {
     }
     match (error.code(), error.table()) {
         ("40001" | "40P01", _) => Failure::Contended,
+        // Who waits for a row's transaction says so in the error's context; who waits for a table has none.
+        ("55P03", _) if error.r#where().is_some_and(|at| at.contains("idempotency_keys")) => Failure::KeyHeld,
         ("55P03", _) => Failure::Locked,
         // A missing partition is a check violation without a constraint's name.
         ("23514", Some("jobs")) if error.constraint().is_none() => Failure::NoPartition(Log::Jobs),
@@ -193,6 +197,7 @@ pub(super) fn advice(error: &sqlx::Error) -> &'static str {
         Some("42703") => "a column that this program reads is missing: compare event_drafts with the contract",
         Some("42501") => "the database user lacks a privilege: grant it",
         Some("53100") => "the database's disk is full: free some space",
+        Some("55P03") => "another transaction locks a table: pg_locks and pg_stat_activity say which",
         Some("57014") => "the statement was cancelled or ran out of time: look at the load and the locks",
         _ => "see the error",
     }

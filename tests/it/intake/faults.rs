@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image_job_dispatcher::jobs::{AcceptError, Accepted, intake::Intake};
+use image_job_dispatcher::jobs::{AcceptError, AcceptRequest, Accepted, intake::Intake};
+use sqlx::Connection as _;
 use uuid::Uuid;
 
 use super::{Ground, accept_all};
@@ -392,5 +393,77 @@ async fn a_reload_that_turns_synchronous_commit_off_leaves_sessions_that_accept_
     intake.accept(ground.request(draft)).await.unwrap();
     assert_eq!(ground.count("seen").await, 2);
     assert_eq!(settings_seen(&ground).await, ["on read committed"]);
+    ground.stop().await;
+}
+
+/// Somebody's transaction that nobody can use the table beside.
+async fn lock(ground: &Ground, table: &str) -> sqlx::PgConnection {
+    let mut holder = ground.stage.connect().await;
+    let lock = format!("begin; lock table {table} in access exclusive mode");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    holder
+}
+
+/// One alone with a key, many without, and some of both.
+fn groups(ground: &Ground, draft: Uuid, of: &str) -> [Vec<AcceptRequest>; 3] {
+    let keyed = |n: usize, group: &str| ground.keyed(draft, &format!("{of} {group} {n}"));
+    let free = || ground.request(draft);
+    [
+        vec![keyed(0, "alone")],
+        (0..10).map(|_| free()).collect(),
+        (0..10)
+            .map(|n| if n % 2 == 0 { free() } else { keyed(n, "both") })
+            .collect(),
+    ]
+}
+
+#[tokio::test]
+async fn a_table_that_is_locked_for_a_moment_is_waited_for() {
+    let ground = Ground::new().await;
+    let draft = ground.draft().await;
+    let intake = ground.intake();
+    let mut accepted = Vec::new();
+    for table in ["event_drafts", "idempotency_keys", "jobs", "outbox_messages"] {
+        for requests in groups(&ground, draft, table) {
+            let holder = lock(&ground, table).await;
+            let finish = async {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                holder.close().await.unwrap();
+            };
+            let (answers, ()) = tokio::join!(accept_all(&intake, requests), finish);
+            for answer in answers {
+                let answer = answer.unwrap_or_else(|error| panic!("{table} was locked: {error}"));
+                accepted.push(answer.job_id);
+            }
+        }
+    }
+    ground.assert_exactly(accepted).await;
+    ground.stop().await;
+}
+
+#[tokio::test]
+async fn a_table_that_stays_locked_is_an_outage_and_not_a_key_that_is_held() {
+    let ground = Ground::new().await;
+    let draft = ground.draft().await;
+    let intake = ground.intake();
+    for table in ["event_drafts", "idempotency_keys", "jobs"] {
+        let holder = lock(&ground, table).await;
+        for requests in groups(&ground, draft, table) {
+            let began = Instant::now();
+            for answer in accept_all(&intake, requests).await {
+                assert_eq!(answer, Err(AcceptError::Unavailable), "{table} is locked");
+            }
+            let waited = began.elapsed();
+            assert!(waited < Duration::from_secs(4), "{table}: {waited:?}");
+        }
+        holder.close().await.unwrap();
+    }
+    assert_eq!(ground.count("jobs").await, 0);
+    for answer in accept_all(&intake, groups(&ground, draft, "jobs").concat()).await {
+        answer.unwrap();
+    }
     ground.stop().await;
 }
