@@ -432,6 +432,22 @@ async fn execute(conn: &mut PgConnection, statement: String) -> sqlx::Result<()>
     done.map(|_| ())
 }
 
+/// A partitioned table that rows are inserted into without looking first whether their partition is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// By the day: [`ensure_jobs`].
+    Jobs,
+    /// By the id: [`ensure_outbox`].
+    Outbox,
+}
+
+/// The log that has no partition for a row yet, when that is why an insert failed: make it, and try again.
+pub fn missing_in(error: &sqlx::Error) -> Option<Log> {
+    [(Log::Jobs, "jobs"), (Log::Outbox, "outbox_messages")]
+        .into_iter()
+        .find_map(|(log, parent)| is_missing(error, parent).then_some(log))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

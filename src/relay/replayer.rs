@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::within;
 use crate::outbox::{
-    partitions::ensure_outbox,
-    replays::{Pace, Progress, Which, advance, needs_partition, read_next_due},
+    partitions::{Log, ensure_outbox, missing_in},
+    replays::{Pace, Progress, Which, advance, read_next_due},
     wake::Wake,
 };
 
@@ -66,7 +66,7 @@ async fn step(pool: &PgPool, partition_rows: i64, wake: &Wake) -> sqlx::Result<O
 
 async fn step_on(conn: &mut PgConnection, partition_rows: i64, wake: &Wake) -> sqlx::Result<Option<Duration>> {
     let progress = match advance_once(conn).await {
-        Err(error) if needs_partition(&error) => {
+        Err(error) if missing_in(&error) == Some(Log::Outbox) => {
             ensure_outbox(conn, partition_rows).await?;
             return Ok(Some(Duration::ZERO));
         }

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     ANSWER_TIMEOUT, Pending, QUEUE_PATIENCE, Writer, answer,
     repeat::Repeat,
-    session::{Down, Failure, Log, Session, advice, classify},
+    session::{Down, Failure, Session, advice, classify},
 };
 use crate::{
     jobs::{
@@ -18,7 +18,7 @@ use crate::{
         accept::{Decision, Identity, NewJob, StoredKey, decide},
         store::{self, Found},
     },
-    outbox::partitions,
+    outbox::partitions::{self, Log},
 };
 
 /// Times that a batch's transaction is tried: enough for a stale plan and a missing partition of both logs.

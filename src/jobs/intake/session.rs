@@ -8,7 +8,10 @@ use sqlx::{
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::jobs::store;
+use crate::{
+    jobs::store,
+    outbox::partitions::{Log, missing_in},
+};
 
 /// Between attempts to connect: the first wait, doubled with each failure up to the last.
 const CONNECT_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -149,15 +152,6 @@ pub(super) enum Failure {
     BadRow,
 }
 
-/// A partitioned table that the intake writes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Log {
-    /// By the day.
-    Jobs,
-    /// By the id.
-    Outbox,
-}
-
 /// Reads an error of a statement that was sent to the server.
 pub(super) fn classify(error: &sqlx::Error) -> Failure {
     let sqlx::Error::Database(database) = error else {
@@ -168,23 +162,23 @@ pub(super) fn classify(error: &sqlx::Error) -> Failure {
             Failure::Unknown
         };
     };
+    if let Some(log) = missing_in(error) {
+        return Failure::NoPartition(log);
+    }
     let error = database.downcast_ref::<PgDatabaseError>();
     // FATAL and PANIC end the session, and may come from its commit: a session that is terminated while
     // its commit waits for a standby has committed.
     if error.severity() != PgSeverity::Error {
         return Failure::Unknown;
     }
-    match (error.code(), error.table()) {
-        ("40001" | "40P01", _) => Failure::Contended,
+    match error.code() {
+        "40001" | "40P01" => Failure::Contended,
         // Who waits for a row's transaction says so in the error's context; who waits for a table has none.
-        ("55P03", _) if error.r#where().is_some_and(|at| at.contains("idempotency_keys")) => Failure::KeyHeld,
-        ("55P03", _) => Failure::Locked,
-        // A missing partition is a check violation without a constraint's name.
-        ("23514", Some("jobs")) if error.constraint().is_none() => Failure::NoPartition(Log::Jobs),
-        ("23514", Some("outbox_messages")) if error.constraint().is_none() => Failure::NoPartition(Log::Outbox),
+        "55P03" if error.r#where().is_some_and(|at| at.contains("idempotency_keys")) => Failure::KeyHeld,
+        "55P03" => Failure::Locked,
         // Cached plan must not change result type; read-only transaction; no such prepared statement.
-        ("0A000" | "25006" | "26000", _) => Failure::Stale,
-        (code, _) if code.starts_with("22") || code.starts_with("23") => Failure::BadRow,
+        "0A000" | "25006" | "26000" => Failure::Stale,
+        code if code.starts_with("22") || code.starts_with("23") => Failure::BadRow,
         _ => Failure::Outage,
     }
 }

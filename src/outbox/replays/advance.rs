@@ -7,10 +7,7 @@ use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use super::{
-    super::{
-        dead_letters::{lock_unresolved, mark_retried},
-        partitions::is_missing,
-    },
+    super::dead_letters::{lock_unresolved, mark_retried},
     select::chosen,
     wanted::Selection,
 };
@@ -126,11 +123,6 @@ pub async fn advance(conn: &mut PgConnection, which: Which, pace: Pace) -> sqlx:
         done,
         unsent: if done && !replay.filter.dead_only() { left } else { 0 },
     }))
-}
-
-/// Whether [`advance`] failed because the outbox has no partition for the new ids yet: make it, and try again.
-pub fn needs_partition(error: &sqlx::Error) -> bool {
-    is_missing(error, "outbox_messages")
 }
 
 /// How long until some running replay is due; `None`: none runs, or the relay is paused.

@@ -26,7 +26,7 @@ use super::{
 };
 
 pub use self::{
-    advance::{Pace, Progress, Which, advance, needs_partition, read_next_due},
+    advance::{Pace, Progress, Which, advance, read_next_due},
     retry::{Retried, retry_dead_letters_whole},
     select::{Frozen, Preview, Previewed, SelectError, Summary, Warning, preview_replay, summarize},
     wanted::{Selection, Wanted, Window},
