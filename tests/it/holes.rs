@@ -201,6 +201,9 @@ async fn an_open_report_stops_neither_making_nor_accepting_and_dropping_waits_fo
         .execute(&mut report)
         .await
         .expect("a report");
+    // What the start makes is there: up to 2001.
+    let mut conn = stage.connect().await;
+    ends_above(&mut conn, "outbox_messages", 2000).await;
     let before = partition_count(&stage).await;
     for _ in 0..3500 {
         app.accept(draft, &token).await;
@@ -208,13 +211,12 @@ async fn an_open_report_stops_neither_making_nor_accepting_and_dropping_waits_fo
     stage.records(3500).await;
     pending(&stage, 0).await;
     let made = partition_count(&stage).await - before;
-    assert!(made >= 3, "{made} partitions were made while the report was open");
+    assert!(made >= 2, "{made} partitions were made while the report was open");
 
     let everything_is_old = partitions::Before {
         messages: Utc::now() + TimeDelta::days(1),
         jobs: Utc::now() + TimeDelta::days(1),
     };
-    let mut conn = stage.connect().await;
     let blocked = partitions::drop_settled(&mut conn, everything_is_old, false).await;
     assert!(blocked.is_err(), "the report still reads them: {blocked:?}");
     app.accept(draft, &token).await;
