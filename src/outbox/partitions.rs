@@ -144,9 +144,9 @@ async fn bounds_of(conn: &mut PgConnection, parent: &str) -> sqlx::Result<Option
 
 /// Whether an insert failed because the log has no partition for its row yet.
 pub fn is_missing(error: &sqlx::Error, parent: &str) -> bool {
-    error.as_database_error().is_some_and(|e| {
-        e.code().as_deref() == Some("23514") && e.table() == Some(parent) && e.constraint().is_none()
-    })
+    error
+        .as_database_error()
+        .is_some_and(|e| e.code().as_deref() == Some("23514") && e.table() == Some(parent) && e.constraint().is_none())
 }
 
 /// The end (exclusive) of the last partition of a table that is partitioned by a number.
@@ -172,10 +172,11 @@ pub struct Before {
     pub jobs: DateTime<Utc>,
 }
 
-/// Drops the partitions of which nothing is needed any more: every row settled and older than `before` says,
-/// none that an unfinished replay has yet to send or that the audit that counts found missing, and, in `outbox_messages`,
-/// every row accounted for by a receipt or a dead letter. With `dry_run`, only says which. Runs outside a transaction (`detach concurrently` demands it), waits for open snapshots at
-/// most [`LOCK_TIMEOUT`] and then leaves the partition for the next call, which finishes what was half done.
+/// Drops the partitions of which nothing is needed any more: every row settled and older than `before` says, none
+/// that an unfinished replay has yet to send or that the audit that counts found missing, and, in
+/// `outbox_messages`, every row accounted for by a receipt or a dead letter. With `dry_run`, only says which. Runs
+/// outside a transaction (`detach concurrently` demands it), waits for open snapshots at most [`LOCK_TIMEOUT`] and
+/// then leaves the partition for the next call, which finishes what was half done.
 pub async fn drop_settled(conn: &mut PgConnection, before: Before, dry_run: bool) -> sqlx::Result<Vec<Dropped>> {
     if !dry_run {
         finish_pending_detaches(conn).await?;
@@ -268,7 +269,8 @@ macro_rules! open_letters {
 }
 
 /// A day's jobs: old, every one's message settled, and none of their messages wanted. Those of a day are told by the range of
-/// their ids; a replay of one of them, which has a later id, by any between the first and the last id that is wanted.
+/// their ids; a replay of one of them, which has a later id, by any between the first and the last id that is wanted. Nothing
+/// is read of a day that is not old: hence the `case`.
 const JOBS_DROPPABLE: &str = concat!(
     "with recursive ",
     open_letters!(),
@@ -281,14 +283,15 @@ const JOBS_DROPPABLE: &str = concat!(
     )
     select (select count(*) from {partition}) from pg_class
     where oid = '{partition}'::regclass
-      and to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1
-      and not exists (
-        select from {partition} j where not j.outbox_id <@ (select outbox_settled())
-          or exists (select from open where open.id = j.outbox_id))
-      and not exists (select from wanted, day where wanted.ids && (wanted.rest * day.ids))
-      and not exists (
-        select from spans, day, outbox_messages again
-        where again.replay_of >= lower(day.ids) and again.replay_of < upper(day.ids) and again.id <@ spans.ids)"
+      and case when to_date(right(relname, 8), 'YYYYMMDD') + 1 < $1 then
+        not exists (
+            select from {partition} j where not j.outbox_id <@ (select outbox_settled())
+              or exists (select from open where open.id = j.outbox_id))
+        and not exists (select from wanted, day where wanted.ids && (wanted.rest * day.ids))
+        and not exists (
+            select from spans, day, outbox_messages again
+            where again.replay_of >= lower(day.ids) and again.replay_of < upper(day.ids) and again.id <@ spans.ids)
+      else false end"
 );
 
 /// A day's results: old, and the day's jobs have gone, or would have by now.

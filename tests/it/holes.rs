@@ -258,12 +258,14 @@ async fn short_log() -> Stage {
 }
 
 async fn ends_above(conn: &mut PgConnection, log: &str, end: i64) {
-    eventually(&format!("{log} above {end}"), PATIENCE, async || {
-        match partitions::end_of(conn, log).await {
+    eventually(
+        &format!("{log} above {end}"),
+        PATIENCE,
+        async || match partitions::end_of(conn, log).await {
             Ok(Some(is)) if is > end => Ok(()),
             other => Err(format!("{other:?}")),
-        }
-    })
+        },
+    )
     .await;
 }
 
@@ -286,12 +288,11 @@ async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
         .execute(&stage.pool)
         .await
         .expect("dropped");
-    let last: String = sqlx::query_scalar(
-        "select max(inhrelid::regclass::text) from pg_inherits where inhparent = 'jobs'::regclass",
-    )
-    .fetch_one(&stage.pool)
-    .await
-    .expect("a day");
+    let last: String =
+        sqlx::query_scalar("select max(inhrelid::regclass::text) from pg_inherits where inhparent = 'jobs'::regclass")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("a day");
     sqlx::query(sqlx::AssertSqlSafe(format!("drop table {last}")))
         .execute(&stage.pool)
         .await

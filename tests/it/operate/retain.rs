@@ -191,7 +191,11 @@ async fn a_partition_that_was_detached_and_not_dropped_goes_in_a_later_round_and
     assert_eq!(is_there(&stage, &table).await, (true, true));
     let stopped = partitions::drop_settled(&mut conn, before, false).await;
     assert!(stopped.is_err(), "the view needs it: {stopped:?}");
-    assert_eq!(is_there(&stage, &table).await, (true, false), "detached, and still there");
+    assert_eq!(
+        is_there(&stage, &table).await,
+        (true, false),
+        "detached, and still there"
+    );
 
     let others = partitions::drop_settled(&mut conn, before, false).await;
     assert!(others.is_ok(), "it keeps no other from going: {others:?}");
@@ -233,7 +237,10 @@ async fn what_an_unfinished_replay_has_yet_to_send_stays_and_so_do_its_jobs() {
     let create = [
         "replay", "create", "--id", &first, "--id", &last, "--reason", "x", "--yes",
     ];
-    let replay = run(&stage, &create).await.json()["id"].as_str().expect("an id").to_owned();
+    let replay = run(&stage, &create).await.json()["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
     assert_eq!(droppable(&stage).await, NOTHING, "it runs");
     assert_eq!(run(&stage, &["replay", "pause", &replay]).await.code, 0);
     assert_eq!(droppable(&stage).await, NOTHING, "it is paused");
@@ -270,13 +277,21 @@ async fn what_the_audit_that_counts_found_missing_stays_until_a_later_one_of_the
     settle(&stage.pool, &all).await;
     use_up_first_partition(&stage, 4).await;
     record_audit(&stage, &[], None).await;
-    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"], "nothing is missing");
+    assert_eq!(
+        droppable(&stage).await,
+        ["jobs", "outbox_messages"],
+        "nothing is missing"
+    );
     record_audit(&stage, &all[1..2], None).await;
     assert_eq!(droppable(&stage).await, NOTHING);
     record_audit(&stage, &[], Some(Utc::now())).await;
     assert_eq!(droppable(&stage).await, NOTHING, "a range says nothing of the rest");
     record_audit(&stage, &[2_000_000], None).await;
-    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"], "others are missing");
+    assert_eq!(
+        droppable(&stage).await,
+        ["jobs", "outbox_messages"],
+        "others are missing"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -427,7 +442,11 @@ async fn a_partition_that_could_not_be_detached_is_the_operators_again() {
     partitions::drop_settled(&mut conn, before, false)
         .await
         .expect("a round");
-    assert_eq!(is_there(&stage, &table).await, (true, false), "who detached it keeps it");
+    assert_eq!(
+        is_there(&stage, &table).await,
+        (true, false),
+        "who detached it keeps it"
+    );
 }
 
 async fn run_sql(stage: &Stage, statement: &str) {
