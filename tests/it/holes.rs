@@ -269,11 +269,8 @@ async fn ends_above(conn: &mut PgConnection, log: &str, end: i64) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
-    let stage = short_log().await;
-    let _app = stage.app().await;
-    let mut conn = stage.connect().await;
+/// The first base of a leader is the end of its start.
+async fn somebody_leads(stage: &Stage) {
     eventually("somebody leads", PATIENCE, async || {
         let bases: i64 =
             sqlx::query_scalar("select count(*) from outbox_checkpoints where base_passed is not null and fence > 0")
@@ -283,11 +280,10 @@ async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
         if bases > 0 { Ok(()) } else { Err(bases) }
     })
     .await;
-    ends_above(&mut conn, "outbox_messages", 2000).await;
-    sqlx::query("drop table outbox_checkpoints_1000000")
-        .execute(&stage.pool)
-        .await
-        .expect("dropped");
+}
+
+/// The last day of `jobs`, which is gone, and what is in the way of making it again.
+async fn keep_a_day_from_being_made(stage: &Stage) -> (String, sqlx::Transaction<'static, sqlx::Postgres>) {
     let last: String =
         sqlx::query_scalar("select max(inhrelid::regclass::text) from pg_inherits where inhparent = 'jobs'::regclass")
             .fetch_one(&stage.pool)
@@ -302,6 +298,21 @@ async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
         .execute(&mut *vacuum)
         .await
         .expect("a lock");
+    (last, vacuum)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
+    let stage = short_log().await;
+    let _app = stage.app().await;
+    let mut conn = stage.connect().await;
+    somebody_leads(&stage).await;
+    ends_above(&mut conn, "outbox_messages", 2000).await;
+    sqlx::query("drop table outbox_checkpoints_1000000")
+        .execute(&stage.pool)
+        .await
+        .expect("dropped");
+    let (last, vacuum) = keep_a_day_from_being_made(&stage).await;
     use_up_ids(&stage, 1600).await;
     ends_above(&mut conn, "outbox_messages", 2001).await;
     ends_above(&mut conn, "outbox_checkpoints", 1_000_000).await;
@@ -315,6 +326,15 @@ async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
         if made { Ok(()) } else { Err(made) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_begins_though_a_day_of_jobs_cannot_be_made() {
+    let stage = Stage::new().await;
+    let (_, vacuum) = keep_a_day_from_being_made(&stage).await;
+    let _app = stage.app().await;
+    somebody_leads(&stage).await;
+    vacuum.rollback().await.expect("rollback");
 }
 
 #[tokio::test(flavor = "multi_thread")]
