@@ -7,12 +7,15 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use image_job_dispatcher::content::{
-    gallery::{Gallery, Place},
-    kafka::Names,
-    logo::{Logos, Network},
-    pages,
-    worker::{Stop, Worker},
+use image_job_dispatcher::{
+    content::{
+        gallery::{Gallery, Place},
+        kafka::Names,
+        logo::{Logos, Network},
+        pages,
+        worker::{Stop, Worker},
+    },
+    http::listener::{self, ListenerOptions},
 };
 use tokio::{
     net::TcpListener,
@@ -151,16 +154,24 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let worker = Worker::new(names, gallery.clone(), logos, places)?;
     let stop = Stop::default();
 
-    let served =
-        axum::serve(listener, pages::router(gallery)).with_graceful_shutdown(stop.softly.clone().cancelled_owned());
-    let served = tokio::spawn(served.into_future());
+    // The dispatcher's own accept loop. Readers share a process with the work, and descriptors, too.
+    let options = ListenerOptions {
+        max_connections: pages::MOST_CONNECTIONS,
+        header_timeout: pages::HEAD_TIMEOUT,
+        max_header_bytes: pages::MOST_HEADER_BYTES,
+        write_timeout: listener::WRITE_TIMEOUT,
+        // While the worker ends, too.
+        drain: args.shutdown_budget,
+    };
+    let served = listener::serve(listener, pages::router(gallery), options, stop.softly.clone());
+    let served = tokio::spawn(served);
     tokio::spawn(pass_on_signals(stop.clone(), args.shutdown_budget));
     tracing::info!(%public_url, %place, places, "ready");
     let ended = worker.run(stop.clone()).await;
     stop.softly.cancel();
     // A reader that takes its time is no reason to stay.
     if let Ok(served) = tokio::time::timeout(Duration::from_secs(2), served).await {
-        served??;
+        served?;
     }
     ended?;
     tracing::info!("stopped");

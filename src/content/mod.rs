@@ -6,7 +6,7 @@
 //! `image-job-result-topic` → [`pages`] serves the pictures.
 //!
 //! It is here to be copied by the team that owns the real service, so it takes nothing from this program but
-//! the two messages.
+//! the two messages; the program `content-worker` also serves by the dispatcher's accept loop.
 
 pub mod brief;
 pub mod color;

@@ -1,6 +1,6 @@
 //! The listener: pictures by URL, and pages where a person sees them side by side.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use axum::{
     Router,
@@ -13,6 +13,13 @@ use uuid::Uuid;
 
 use super::gallery::{Gallery, GalleryError, file_name};
 use crate::messages::{ImageJobResult, ImageStyle};
+
+/// Connections that the listener holds at once. Each is a descriptor, and the worker beside it needs some, too.
+pub const MOST_CONNECTIONS: usize = 256;
+/// For the head of a request, and between two requests: so long an idle connection is kept.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of the headers of a request, in bytes.
+pub const MOST_HEADER_BYTES: usize = 16 * 1024;
 
 /// Jobs on the first page.
 const NEWEST: usize = 20;

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod group;
+mod listener;
 mod nasty;
 
 use std::{

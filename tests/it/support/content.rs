@@ -36,6 +36,8 @@ pub struct ContentService {
     /// More of its command line and of its environment.
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Files that it may have open; `None`: as many as this process may.
+    descriptors: Option<usize>,
     log: TempDir,
     child: Option<Child>,
 }
@@ -52,6 +54,7 @@ impl ContentService {
             instance: "one".to_owned(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            descriptors: None,
             log: tempfile::tempdir().expect("a directory"),
             child: None,
         };
@@ -72,6 +75,7 @@ impl ContentService {
             instance: instance.to_owned(),
             arguments: self.arguments.clone(),
             environment: self.environment.clone(),
+            descriptors: self.descriptors,
             log: tempfile::tempdir().expect("a directory"),
             child: None,
         }
@@ -91,6 +95,13 @@ impl ContentService {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         self.environment.extend(owned);
+        self
+    }
+
+    /// So many open files for the starts from now on.
+    #[must_use]
+    pub fn with_descriptors(mut self, most: usize) -> Self {
+        self.descriptors = Some(most);
         self
     }
 
@@ -127,7 +138,16 @@ impl ContentService {
             .append(true)
             .open(self.log.path().join("log"))
             .expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_content-worker"))
+        let program = env!("CARGO_BIN_EXE_content-worker");
+        let mut command = match self.descriptors {
+            None => Command::new(program),
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n $0 && exec \"$@\"", &most.to_string(), program]);
+                shell
+            }
+        };
+        let child = command
             .args([
                 "--brokers",
                 &self.brokers,
