@@ -77,6 +77,9 @@ struct Args {
     /// Where the pictures are served
     #[arg(long, env = "CONTENT_LISTEN", default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
+    /// Show the newest jobs of all users at / to whoever can reach the listener; without it, a job to who knows its id
+    #[arg(long, env = "CONTENT_LIST_JOBS")]
+    list_jobs: bool,
     /// How clients reach what is served there [default: http:// and the address of the listener]
     #[arg(long, env = "CONTENT_PUBLIC_URL")]
     public_url: Option<String>,
@@ -163,7 +166,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
         // While the worker ends, too.
         drain: args.shutdown_budget,
     };
-    let served = listener::serve(listener, pages::router(gallery), options, stop.softly.clone());
+    let served = listener::serve(
+        listener,
+        pages::router(gallery, args.list_jobs),
+        options,
+        stop.softly.clone(),
+    );
     let served = tokio::spawn(served);
     tokio::spawn(pass_on_signals(stop.clone(), args.shutdown_budget));
     tracing::info!(%public_url, %place, places, "ready");

@@ -30,10 +30,15 @@ section{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));ga
 figure{margin:0}img{width:100%;height:auto;border-radius:6px;box-shadow:0 1px 4px #0003}\
 h2{font:600 1rem ui-monospace,monospace}</style>";
 
-/// `/`, `/{jobId}` and `/{jobId}/{style}.png`.
-pub fn router(gallery: Gallery) -> Router {
-    Router::new()
-        .route("/", get(newest))
+/// `/{jobId}` and `/{jobId}/{style}.png`, for whoever knows the id, which nobody guesses; with `list_jobs` also `/`, which
+/// tells anybody the newest ones.
+pub fn router(gallery: Gallery, list_jobs: bool) -> Router {
+    let router = if list_jobs {
+        Router::new().route("/", get(newest))
+    } else {
+        Router::new()
+    };
+    router
         .route("/{job_id}", get(job))
         .route("/{job_id}/{file}", get(picture))
         .with_state(gallery)

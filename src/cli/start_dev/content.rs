@@ -53,7 +53,7 @@ impl ContentWorker {
             .env_clear()
             .args(["--brokers", &servers.kafka.bootstrap(), "--topic", &config.kafka.topic])
             .args(["--result-topic", &config.kafka.result_topic])
-            .args(["--instance", "start-dev"])
+            .args(["--instance", "start-dev", "--list-jobs"])
             .args([
                 "--listen",
                 &listen.to_string(),

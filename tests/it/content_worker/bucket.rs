@@ -20,6 +20,7 @@ async fn on(stage: &Stage, s3: &S3Server) -> ContentService {
         &endpoint,
         "--s3-prefix",
         "/made/here/",
+        "--list-jobs",
     ])
 }
 

@@ -53,3 +53,27 @@ async fn idle_connections_are_closed_and_keep_no_job_from_its_answer() {
     assert_eq!(answer.status().as_u16(), 200);
     assert!(content.term().await.success());
 }
+
+#[tokio::test]
+async fn all_jobs_are_shown_only_where_that_was_asked_for_and_one_to_whoever_knows_its_id() {
+    let stage = Stage::new().await;
+    let mut content = ContentService::on(&stage).await;
+    content.start();
+    let job_id = Uuid::now_v7();
+    content.request(Uuid::now_v7(), job_id, "가을").await;
+    content
+        .results("two answers", PATIENCE, |records| records.len() >= 2)
+        .await;
+    let http = http_client();
+    let got = async |path: &str| {
+        let answer = http.get(format!("{}/{path}", content.url())).send().await;
+        let answer = answer.expect("an answer");
+        (answer.status().as_u16(), answer.bytes().await.expect("its body"))
+    };
+    let (status, body) = got("").await;
+    assert_eq!(status, 404);
+    assert!(!String::from_utf8_lossy(&body).contains(&job_id.to_string()));
+    for path in [format!("{job_id}"), format!("{job_id}/simple.png")] {
+        assert_eq!(got(&path).await.0, 200, "{path}");
+    }
+}
