@@ -103,9 +103,8 @@ fn render_one<T: Serialize>(
 }
 
 fn json_line<T: Serialize>(out: &mut Vec<u8>, value: &T) -> Result<(), CliError> {
-    serde_json::to_writer(&mut *out, value).map_err(anyhow::Error::from)?;
-    out.push(b'\n');
-    Ok(())
+    let json = serde_json::to_string(value).map_err(anyhow::Error::from)?;
+    Ok(writeln!(out, "{}", printable_json(&json))?)
 }
 
 /// On a narrower terminal, or one that does not say how wide it is, cells are not broken into pieces.
@@ -152,13 +151,32 @@ pub(super) fn tell(text: &str) {
 
 /// Users' text may hold escape sequences that would rule the operator's terminal: control characters are spelt out.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    spelt(text, char::is_control, |c| c.escape_default().to_string())
+}
+
+/// The same of each line.
+pub(super) fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// The same JSON: `serde_json` spells out only the control characters below U+0020, and a terminal obeys those of
+/// U+0080 to U+009F as well.
+pub(super) fn printable_json(json: &str) -> Cow<'_, str> {
+    spelt(
+        json,
+        |c| ('\u{7f}'..='\u{9f}').contains(&c),
+        |c| format!("\\u{:04x}", u32::from(c)),
+    )
+}
+
+fn spelt(text: &str, which: fn(char) -> bool, spell: fn(char) -> String) -> Cow<'_, str> {
+    if !text.contains(which) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if c.is_control() {
-            out.extend(c.escape_default());
+        if which(c) {
+            out.push_str(&spell(c));
         } else {
             out.push(c);
         }
@@ -213,6 +231,10 @@ mod tests {
 
     #[test]
     fn json_is_one_array_and_ndjson_one_object_a_line() {
+        for format in [Format::Json, Format::Ndjson] {
+            let text = text(format);
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        }
         let array: Vec<Value> = serde_json::from_str(&text(Format::Json)).unwrap();
         let lines: Vec<Value> = text(Format::Ndjson)
             .lines()

@@ -1,11 +1,11 @@
 //! `dispatcher outbox export`: all messages that a list would show, into a file.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    super::{CliError, Context},
+    super::{CliError, Context, output},
     Filter,
 };
 use crate::outbox::export::{Export, ExportFormat};
@@ -28,7 +28,13 @@ pub(in crate::cli) async fn run(args: &Args, context: &Context) -> Result<(), Cl
         ProgressStyle::with_template("{human_pos} messages, {per_sec}").expect("the template is well-formed"),
     );
     while let Some(part) = export.next(&mut conn).await? {
-        out.write_all(&part.bytes)?;
+        let text = String::from_utf8_lossy(&part.bytes);
+        match args.format {
+            ExportFormat::Ndjson => out.write_all(output::printable_json(&text).as_bytes())?,
+            // CSV has no spelling of its own for control characters; in a file they stay what they are.
+            ExportFormat::Csv if out.is_terminal() => out.write_all(output::printable_lines(&text).as_bytes())?,
+            ExportFormat::Csv => out.write_all(&part.bytes)?,
+        }
         bar.inc(part.rows as u64);
     }
     bar.finish_and_clear();

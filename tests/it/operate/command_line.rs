@@ -262,3 +262,32 @@ async fn a_terminal_gets_bold_headings_and_none_with_no_color() {
     );
     assert!(!usage(&[("TERM", "xterm"), ("NO_COLOR", "1")]).contains('\u{1b}'));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_export_gives_a_terminal_control_characters_and_a_csv_file_has_them_as_they_were() {
+    let stage = Stage::new().await;
+    let dead = insert_messages(&stage.pool, 1, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    let error = "too\u{9b}2J\u{7f} large\u{1b}[31m";
+    sqlx::query("insert into outbox_dead_letters (outbox_id, error_class, error) values ($1, 'c', $2)")
+        .bind(dead[0])
+        .bind(error)
+        .execute(&stage.pool)
+        .await
+        .expect("a dead letter");
+    for format in ["csv", "ndjson"] {
+        let shown = on_terminal(&stage, &["outbox", "export", "--format", format], &[]);
+        let rows: Vec<_> = shown.lines().filter(|line| line.contains("large")).collect();
+        assert_eq!(rows.len(), 1, "{format}: {shown:?}");
+        assert!(
+            !rows[0].contains(['\u{9b}', '\u{7f}']) && !rows[0].contains("\u{1b}[31m"),
+            "{format}: {shown:?}"
+        );
+    }
+    let piped = stage.run(&["outbox", "export", "--format", "csv"]).await;
+    assert!(String::from_utf8_lossy(&piped.stdout).contains(error), "{piped:?}");
+    let piped = stage.run(&["outbox", "export", "--format", "ndjson"]).await;
+    let text = String::from_utf8(piped.stdout).expect("UTF-8");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    let row: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(row["error"], error);
+}
