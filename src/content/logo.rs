@@ -21,6 +21,7 @@ use reqwest::{
     redirect,
 };
 use resvg::tiny_skia::{IntSize, Pixmap};
+use tokio::sync::Semaphore;
 
 use super::color::Rgb;
 
@@ -33,8 +34,13 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const MOST_BYTES: usize = 1 << 20;
 /// Width and height of the file's image: a small file can unpack to a very large one.
 const MOST_PIXELS: u32 = 4096;
-/// What decoding may allocate, in bytes: four for each of those pixels.
+/// What an image may take decoded, in bytes: four for each of those pixels.
 const MOST_MEMORY: u64 = 4 * (MOST_PIXELS as u64).pow(2);
+/// Pixels of a JPEG. The decoder has no bound for what it allocates beside the image, which of a progressive one are
+/// all coefficients: six bytes and more for each pixel, and they are gone through once for each of its many scans.
+const MOST_JPEG_PIXELS: u64 = 8_000_000;
+/// Files that are decoded at the same time, whatever the worker's places.
+const DECODED_AT_ONCE: usize = 1;
 /// Redirects that are followed.
 const MOST_REDIRECTS: usize = 3;
 /// A logo is kept this large, at most: twice what the designs give it.
@@ -67,18 +73,27 @@ impl Logo {
 
     /// Reads a PNG or a JPEG.
     pub fn read(file: &[u8]) -> Result<Self, NoLogo> {
+        let undrawable = |e: image::ImageError| NoLogo::Image(e.to_string());
         let mut reader = ImageReader::new(Cursor::new(file))
             .with_guessed_format()
             .map_err(|e| NoLogo::Image(e.to_string()))?;
-        if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
-            return Err(NoLogo::Image("it is neither PNG nor JPEG".to_owned()));
+        match reader.format() {
+            Some(ImageFormat::Png) => {}
+            Some(ImageFormat::Jpeg) => {
+                let head = ImageReader::with_format(Cursor::new(file), ImageFormat::Jpeg);
+                let (width, height) = head.into_dimensions().map_err(undrawable)?;
+                if u64::from(width) * u64::from(height) > MOST_JPEG_PIXELS {
+                    return Err(NoLogo::Image(format!("a JPEG of {width} x {height} is too large")));
+                }
+            }
+            _ => return Err(NoLogo::Image("it is neither PNG nor JPEG".to_owned())),
         }
         let mut limits = Limits::no_limits();
         limits.max_image_width = Some(MOST_PIXELS);
         limits.max_image_height = Some(MOST_PIXELS);
         limits.max_alloc = Some(MOST_MEMORY);
         reader.limits(limits);
-        let image = reader.decode().map_err(|e| NoLogo::Image(e.to_string()))?;
+        let image = reader.decode().map_err(undrawable)?;
         let image = if image.width() > KEPT[0] || image.height() > KEPT[1] {
             image.resize(KEPT[0], KEPT[1], FilterType::CatmullRom)
         } else {
@@ -261,6 +276,7 @@ pub fn is_public(address: IpAddr) -> bool {
 pub struct Logos {
     gate: Arc<Gate>,
     client: Client,
+    decoding: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -297,7 +313,11 @@ impl Logos {
             .user_agent("content-worker")
             .build()
             .expect("the client needs nothing but a TLS provider, which is installed first");
-        Ok(Self { gate, client })
+        Ok(Self {
+            gate,
+            client,
+            decoding: Arc::new(Semaphore::new(DECODED_AT_ONCE)),
+        })
     }
 
     /// The logo, if it may be had and can be drawn; the log says why not.
@@ -331,9 +351,15 @@ impl Logos {
             }
             file.extend_from_slice(&chunk);
         }
-        tokio::task::spawn_blocking(move || Logo::read(&file))
-            .await
-            .unwrap_or_else(|panic| Err(NoLogo::Image(panic.to_string())))
+        let turn = Arc::clone(&self.decoding).acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
+        tokio::task::spawn_blocking(move || {
+            // Goes on when nobody waits for it any more, and so does its turn.
+            let _turn = turn;
+            Logo::read(&file)
+        })
+        .await
+        .unwrap_or_else(|panic| Err(NoLogo::Image(panic.to_string())))
     }
 }
 

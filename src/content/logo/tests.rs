@@ -316,3 +316,29 @@ fn a_logo_is_made_small_and_set_on_what_it_stands_out_on() {
     let clear = Logo::read(&png(4000, 1, [255, 255, 255, 0])).unwrap();
     assert_eq!((clear.pixels().height(), clear.tile()), (1, Rgb::WHITE));
 }
+
+#[test]
+fn a_jpeg_whose_decoding_would_take_too_much_is_refused_before_it_begins() {
+    let jpeg = |side: u32| {
+        let image = image::RgbImage::from_pixel(side, side, image::Rgb([10, 20, 30]));
+        let mut file = Cursor::new(Vec::new());
+        image.write_to(&mut file, ImageFormat::Jpeg).unwrap();
+        file.into_inner()
+    };
+    let logo = Logo::read(&jpeg(2000)).unwrap();
+    assert_eq!((logo.pixels().width(), logo.pixels().height()), (160, 160));
+
+    let baseline = jpeg(4096);
+    assert!(baseline.len() < MOST_BYTES, "it may come: {}", baseline.len());
+    let mut progressive = baseline.clone();
+    let frame = progressive
+        .windows(2)
+        .position(|marker| marker == [0xff, 0xc0])
+        .unwrap();
+    progressive[frame + 1] = 0xc2;
+    for file in [baseline, progressive] {
+        let why = Logo::read(&file).unwrap_err().to_string();
+        let expected = "it is no image that can be drawn: a JPEG of 4096 x 4096 is too large";
+        assert_eq!(why, expected);
+    }
+}
