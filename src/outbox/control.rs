@@ -56,8 +56,12 @@ pub struct ResumeOutcome {
     pub was_halted: Option<Halt>,
 }
 
-/// Pauses the relay, unless it is paused: the first pause's reason is not overwritten.
+/// Pauses the relay, unless it is paused: the first pause's reason is not overwritten. The caller owns the transaction:
+/// nobody pauses or resumes until its end.
 pub async fn pause_relay(conn: &mut PgConnection, reason: &str, actor: &Actor) -> sqlx::Result<PauseOutcome> {
+    sqlx::query("select from outbox_control for update")
+        .execute(&mut *conn)
+        .await?;
     let paused: Option<Pause> = sqlx::query_as(
         "update outbox_control set paused = true, reason = $1, by = $2, since = clock_timestamp()
          where not paused
@@ -71,11 +75,9 @@ pub async fn pause_relay(conn: &mut PgConnection, reason: &str, actor: &Actor) -
         record_act(conn, actor, Act::Pause, "relay", json!({}), Some(reason)).await?;
         return Ok(PauseOutcome { changed: true, pause });
     }
-    // It can only have been resumed in between by somebody else; then that resume came after this pause.
-    match read_pause(conn).await? {
-        Some(pause) => Ok(PauseOutcome { changed: false, pause }),
-        None => Err(sqlx::Error::RowNotFound),
-    }
+    // The row is held, so it still says what the statement before has found.
+    let pause = read_pause(conn).await?.ok_or(sqlx::Error::RowNotFound)?;
+    Ok(PauseOutcome { changed: false, pause })
 }
 
 /// Ends the pause, if there is one; with `accept_identity`, also forgets which Kafka log the outbox was written to

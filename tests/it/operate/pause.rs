@@ -1,7 +1,8 @@
 use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::run;
-use crate::support::Stage;
+use crate::support::{PATIENCE, Stage, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_stands_as_it_was_given_until_it_is_ended() {
@@ -70,4 +71,62 @@ async fn retain_asks_and_deletes_only_keys_that_are_old() {
         .await
         .expect("a count");
     assert_eq!(left, 3);
+}
+
+/// A trigger holds the second pause where it has found the relay paused, while somebody resumes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_meets_a_resume_is_told_what_it_found() {
+    let stage = Stage::new().await;
+    run(&stage, &["pause", "--reason", "the first"]).await.json();
+    let url = stage.environment()["database.url"].clone();
+    let mut held = PgConnection::connect(&url).await.expect("a connection");
+    held.execute(
+        "create function hold() returns trigger language plpgsql as
+             $$ begin perform pg_advisory_xact_lock(1); return null; end $$;
+         create trigger hold after update on outbox_control for each statement execute function hold();
+         select pg_advisory_lock(1)",
+    )
+    .await
+    .expect("a trigger");
+    let waiting = async |count: i64, kind: &str| {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and ($1 = '' or wait_event = $1)",
+        )
+        .bind(kind)
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a count");
+        if waiting == count {
+            Ok(())
+        } else {
+            Err(format!("{waiting} wait"))
+        }
+    };
+    let resume = async {
+        eventually("the pause is held", PATIENCE, async || waiting(1, "advisory").await).await;
+        let resumed = tokio::spawn(async move {
+            let mut conn = PgConnection::connect(&url).await.expect("a connection");
+            // A session of this role fires no trigger.
+            conn.execute(
+                "set session_replication_role = replica;
+                 update outbox_control set paused = false, reason = null, by = null, since = null",
+            )
+            .await
+        });
+        eventually("the resume is done, or waits for the pause", PATIENCE, async || {
+            if resumed.is_finished() {
+                Ok(())
+            } else {
+                waiting(2, "").await
+            }
+        })
+        .await;
+        held.execute("select pg_advisory_unlock(1)").await.expect("the lock");
+        resumed.await.expect("it ran").expect("it was resumed");
+    };
+    let (paused, ()) = tokio::join!(run(&stage, &["pause", "--reason", "the second"]), resume);
+    let paused = paused.json();
+    assert_eq!(paused["changed"], false);
+    assert_eq!(paused["pause"]["reason"], "the first");
 }
