@@ -4,7 +4,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::{
     CliError, Context,
-    operator::{Confirmation, Operator},
+    operator::{self, Confirmation, Operator},
     output,
 };
 use crate::outbox::{
@@ -57,7 +57,7 @@ pub struct ResolveArgs {
     #[arg(long)]
     all: bool,
     /// Why: it is recorded
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = operator::reason)]
     reason: String,
     #[command(flatten)]
     operator: Operator,
@@ -129,9 +129,6 @@ async fn list(args: &ListArgs, context: &Context, conn: &mut PgConnection) -> Re
 
 /// Turns the arguments into a choice; ids have to be dead letters.
 async fn choose(args: &ResolveArgs, conn: &mut PgConnection) -> Result<Dead, CliError> {
-    if args.reason.trim().is_empty() {
-        return Err(CliError::Usage("--reason is empty: say why".to_owned()));
-    }
     if let Some(class) = &args.class {
         return Ok(Dead::Class(class.clone()));
     }

@@ -37,6 +37,17 @@ impl Operator {
     }
 }
 
+/// `--reason`: what is recorded and shown, without space around it.
+///
+/// # Errors
+/// Nothing is left.
+pub fn reason(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("it is empty: say why".to_owned()),
+        reason => Ok(reason.to_owned()),
+    }
+}
+
 /// How a command asks.
 #[derive(Debug, clap::Args)]
 pub struct Confirmation {

@@ -6,7 +6,7 @@ use sqlx::Connection;
 
 use super::{
     CliError, Context, Format,
-    operator::{Confirmation, Operator},
+    operator::{self, Confirmation, Operator},
     output,
 };
 use crate::outbox::control::{pause_relay, resume_relay};
@@ -15,7 +15,7 @@ use crate::outbox::control::{pause_relay, resume_relay};
 #[derive(Debug, clap::Args)]
 pub struct PauseArgs {
     /// Why: it is shown wherever the pause is
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = operator::reason)]
     reason: String,
     #[command(flatten)]
     operator: Operator,
@@ -37,13 +37,10 @@ pub struct ResumeArgs {
 }
 
 pub(super) async fn pause(args: &PauseArgs, context: &Context) -> Result<(), CliError> {
-    if args.reason.trim().is_empty() {
-        return Err(CliError::Usage("--reason is empty: say why".to_owned()));
-    }
     let mut conn = context.database().await?;
     args.confirmation.ask_on_terminal(context, "pause the relay")?;
     let mut tx = conn.begin().await?;
-    let outcome = pause_relay(&mut tx, args.reason.trim(), &args.operator.actor()).await?;
+    let outcome = pause_relay(&mut tx, &args.reason, &args.operator.actor()).await?;
     tx.commit().await?;
     let pause = &outcome.pause;
     if !outcome.changed {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     CliError, Context, Format,
-    operator::{Confirmation, Operator},
+    operator::{self, Confirmation, Operator},
     output,
 };
 use crate::outbox::{
@@ -87,7 +87,7 @@ pub struct CreateArgs {
     #[arg(long, conflicts_with_all = ["from", "to", "key", "draft", "user", "dead_group"])]
     missing: bool,
     /// Why: it is recorded
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = operator::reason)]
     reason: String,
     /// Messages a second
     #[arg(long, value_name = "N", default_value_t = replays::DEFAULT_RATE, value_parser = clap::value_parser!(i32).range(1..=1_000_000))]
@@ -161,9 +161,6 @@ fn print(context: &Context, replay: &Replay) -> Result<(), CliError> {
 
 impl CreateArgs {
     async fn selection(&self, conn: &mut PgConnection) -> Result<Selection, CliError> {
-        if self.reason.trim().is_empty() {
-            return Err(CliError::Usage("--reason is empty: say why".to_owned()));
-        }
         let audit = if self.missing {
             let audit = audits::read_standing_audit(conn)
                 .await?
@@ -220,7 +217,7 @@ async fn create(args: &CreateArgs, context: &Context, conn: &mut PgConnection) -
     let new = NewReplay {
         operation_id: operation_id.unwrap_or_else(|| Uuid::now_v7().to_string()),
         selection,
-        reason: args.reason.trim().to_owned(),
+        reason: args.reason.clone(),
         by: args.operator.actor(),
         rate: args.rate,
     };

@@ -136,4 +136,13 @@ async fn nothing_is_decided_without_a_yes_or_a_reason() {
         .await
         .failed(2, "required");
     assert_eq!(run(&stage, &["dead", "list"]).await.rows().len(), 1);
+
+    run(&stage, &["dead", "discard", "--all", "--reason", " stale\n", "--yes"])
+        .await
+        .json();
+    let reason: String = sqlx::query_scalar("select reason from operator_acts order by id desc limit 1")
+        .fetch_one(&stage.pool)
+        .await
+        .expect("the act");
+    assert_eq!(reason, "stale");
 }

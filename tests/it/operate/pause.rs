@@ -26,7 +26,15 @@ async fn a_pause_stands_as_it_was_given_until_it_is_ended() {
     assert!(resumed.json()["was"]["lasted_seconds"].as_f64().expect("a number") >= 0.0);
     assert_eq!(run(&stage, &["resume"]).await.json()["changed"], false);
     assert_eq!(run(&stage, &["outbox", "stats"]).await.json()["paused"], json!(null));
-    run(&stage, &["pause", "--reason", ""]).await.failed(2, "say why");
+    for reason in ["", " \t"] {
+        run(&stage, &["pause", "--reason", reason]).await.failed(2, "say why");
+        run(
+            &stage,
+            &["replay", "create", "--from", "2026-01-01T00:00:00Z", "--reason", reason],
+        )
+        .await
+        .failed(2, "say why");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
