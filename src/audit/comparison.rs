@@ -164,7 +164,7 @@ impl Comparison {
         };
         if kept as usize <= EXAMPLES {
             self.findings.push(Finding {
-                kind: kind.as_str().to_owned(),
+                kind,
                 partition: seen.partition,
                 offset: seen.offset,
                 outbox_id: seen.outbox_id,
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!((c.counts.repeated, missing(&c)), (0, vec![]));
         c.explain(record(1, 0, 9), Some(row(1)), 1);
         assert_eq!(c.counts.repeated, 1);
-        assert_eq!((c.findings[0].kind.as_str(), c.findings[0].offset), ("repeated", 9));
+        assert_eq!((c.findings[0].kind, c.findings[0].offset), (Kind::Repeated, 9));
     }
 
     #[test]

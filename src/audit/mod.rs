@@ -154,7 +154,7 @@ async fn conclude(
     counts.missing = missing.len() as i64;
     let mut findings = describe(conn, &missing).await?;
     // Repeated before foreign, each by place.
-    others.sort_by_key(|f| (f.kind == Kind::Foreign.as_str(), f.partition, f.offset));
+    others.sort_by_key(|f| (f.kind == Kind::Foreign, f.partition, f.offset));
     findings.append(&mut others);
     let mut tx = conn.begin().await?;
     let audit = audits::record_audit(
@@ -201,7 +201,7 @@ async fn describe(conn: &mut PgConnection, missing: &RoaringTreemap) -> sqlx::Re
         .await?
         .into_iter()
         .map(|row| Finding {
-            kind: Kind::Missing.as_str().to_owned(),
+            kind: Kind::Missing,
             partition: row.partition.unwrap_or(-1),
             offset: row.offset.unwrap_or(-1),
             outbox_id: Some(row.id),

@@ -226,7 +226,7 @@ pub(super) async fn show(
 
 impl Findings {
     fn of(t: Lang, kind: Kind, name: &str, count: i64, all: &[Finding]) -> Self {
-        let found = all.iter().filter(|finding| finding.kind == kind.as_str());
+        let found = all.iter().filter(|finding| finding.kind == kind);
         let rows: Vec<Found> = found
             .take(SHOWN)
             .map(|finding| Found {

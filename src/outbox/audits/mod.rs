@@ -15,8 +15,10 @@ use crate::config::Delivery;
 const KEPT: i64 = 100;
 
 /// What is wrong with one message or record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+#[schema(as = AuditFindingKind)]
 pub enum Kind {
     /// It was acknowledged, and is not in the topic.
     Missing,
@@ -41,8 +43,8 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 #[schema(as = AuditFinding)]
 pub struct Finding {
-    /// `missing`, `repeated` or `foreign`.
-    pub kind: String,
+    /// What is wrong.
+    pub kind: Kind,
     /// Of the topic.
     pub partition: i32,
     /// In the partition; of a missing one, where its receipt says it is.
@@ -217,7 +219,7 @@ pub async fn record_audit(conn: &mut PgConnection, new: &NewAudit<'_>) -> sqlx::
                 with ordinality f (kind, partition, "offset", outbox_id, event_id, number)"#,
     )
     .bind(audit.id)
-    .bind(new.findings.iter().map(|f| f.kind.clone()).collect::<Vec<_>>())
+    .bind(new.findings.iter().map(|f| f.kind.as_str()).collect::<Vec<_>>())
     .bind(of(|f| f.partition.into()))
     .bind(of(|f| f.offset))
     .bind(new.findings.iter().map(|f| f.outbox_id).collect::<Vec<_>>())
