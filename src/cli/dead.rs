@@ -144,10 +144,11 @@ async fn choose(args: &ResolveArgs, conn: &mut PgConnection) -> Result<Dead, Cli
                 )));
             }
             Some(dead) => {
-                if let Some(resolution) = &dead.resolution {
+                if let Some(resolution) = dead.resolution {
                     let by = dead.resolved_by.as_deref().unwrap_or("somebody");
                     output::tell(&format!(
-                        "message {id} was {resolution} already, by {by}: it is left as it is"
+                        "message {id} was {} already, by {by}: it is left as it is",
+                        resolution.as_str()
                     ));
                 }
             }

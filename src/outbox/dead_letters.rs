@@ -12,6 +12,28 @@ use uuid::Uuid;
 
 use super::acts::{Act, Actor, record_act};
 
+/// What an operator has decided about a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+#[schema(as = DeadLetterResolution)]
+pub enum Resolution {
+    /// It was sent once more.
+    Retried,
+    /// It was given up.
+    Discarded,
+}
+
+impl Resolution {
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retried => "retried",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
 /// A dead letter, with what it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct DeadLetter {
@@ -23,8 +45,8 @@ pub struct DeadLetter {
     pub error: String,
     /// By PostgreSQL's clock.
     pub died_at: DateTime<Utc>,
-    /// `retried`, `discarded`, or null: an operator has to decide.
-    pub resolution: Option<String>,
+    /// Null: an operator has to decide.
+    pub resolution: Option<Resolution>,
     /// When it was decided.
     pub resolved_at: Option<DateTime<Utc>>,
     /// Who decided.

@@ -3,7 +3,7 @@
 use askama::Template;
 
 use super::words::Lang;
-use crate::console::monitor::verdict::Tone;
+use crate::{console::monitor::verdict::Tone, outbox::dead_letters::Resolution};
 
 /// The class `tone-…` of the style sheet.
 pub(super) fn tone_class(tone: Tone) -> &'static str {
@@ -74,10 +74,10 @@ pub(super) fn of_replay(t: Lang, state: &str) -> String {
 }
 
 /// What was decided about a dead letter.
-pub(super) fn of_dead(t: Lang, resolution: Option<&str>) -> String {
+pub(super) fn of_dead(t: Lang, resolution: Option<Resolution>) -> String {
     match resolution {
-        Some("retried") => badge(Tone::Good, t.x_retried()),
-        Some(_) => badge(Tone::Busy, t.x_discarded()),
+        Some(Resolution::Retried) => badge(Tone::Good, t.x_retried()),
+        Some(Resolution::Discarded) => badge(Tone::Busy, t.x_discarded()),
         None => badge(Tone::Warn, t.x_undecided_one()),
     }
 }

@@ -215,7 +215,7 @@ fn row(c: &Chrome, letter: DeadLetter) -> Row {
         class: letter.error_class,
         error: letter.error,
         died: format::time(letter.died_at),
-        badge: badge::of_dead(c.t, letter.resolution.as_deref()),
+        badge: badge::of_dead(c.t, letter.resolution),
         is_open: letter.resolution.is_none(),
         detail,
         key: letter.key.map_or_else(String::new, |key| key.to_string()),

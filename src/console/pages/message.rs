@@ -27,7 +27,7 @@ use crate::{
     },
     http::{catalogue::Code, problem::Problem},
     jobs::status::{Answer, list_answers},
-    outbox::query,
+    outbox::{dead_letters::Resolution, query},
 };
 
 /// Characters of a payload that are shown; a message can have a megabyte.
@@ -160,9 +160,13 @@ fn steps(t: Lang, found: &MessageLife, answers: &[Answer]) -> Vec<Step> {
                 .reason
                 .as_deref()
                 .map_or_else(String::new, |reason| t.reason_given(reason));
-            match dead.resolution.as_deref() {
-                Some("retried") => life.push((dead.resolved_at, step(Tone::Good, t.o_retried(by), reason, None))),
-                Some(_) => life.push((dead.resolved_at, step(Tone::Busy, t.o_discarded(by), reason, None))),
+            match dead.resolution {
+                Some(Resolution::Retried) => {
+                    life.push((dead.resolved_at, step(Tone::Good, t.o_retried(by), reason, None)));
+                }
+                Some(Resolution::Discarded) => {
+                    life.push((dead.resolved_at, step(Tone::Busy, t.o_discarded(by), reason, None)));
+                }
                 None => {}
             }
         }
