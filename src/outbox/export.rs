@@ -121,7 +121,7 @@ fn cells(m: &MessageStatus) -> [Cow<'_, str>; 13] {
         Cow::Owned(m.job_id.to_string()),
         text(m.topic.as_deref().unwrap_or_default()),
         text(&m.key),
-        text(&m.state),
+        Cow::Borrowed(m.state.as_str()),
         time(m.created_at),
         m.published_at.map_or(Cow::Borrowed(""), time),
         number(m.partition.map(i64::from)),
@@ -145,7 +145,7 @@ fn text(text: &str) -> Cow<'_, str> {
 mod tests {
     use uuid::Uuid;
 
-    use super::*;
+    use super::{super::query::MessageState, *};
 
     fn row(error: &str) -> MessageStatus {
         MessageStatus {
@@ -154,7 +154,7 @@ mod tests {
             job_id: Uuid::nil(),
             topic: None,
             key: "k".to_owned(),
-            state: "dead".to_owned(),
+            state: MessageState::Dead,
             created_at: DateTime::UNIX_EPOCH,
             published_at: None,
             partition: None,

@@ -105,7 +105,7 @@ impl Follower {
             .collect();
         let mut messages = read_status(conn, &ids).await?;
         if let Some(state) = self.followed.state {
-            messages.retain(|m| m.state == state.as_str());
+            messages.retain(|m| m.state == state);
         }
         messages.reverse();
         Ok(News {

@@ -70,8 +70,8 @@ pub struct MessageStatus {
     pub topic: Option<String>,
     /// The event draft's id.
     pub key: String,
-    /// `pending`, `published` or `dead`.
-    pub state: String,
+    /// Where it stands.
+    pub state: MessageState,
     /// When the row was written.
     pub created_at: DateTime<Utc>,
     /// When its receipt was recorded.

@@ -72,7 +72,7 @@ fn print(format: Format, m: &MessageStatus) -> Result<(), CliError> {
         out,
         "{:>10}  {:<9}  {}  draft {}  job {}  partition {:>3}  offset {:>8}{}{}",
         m.id,
-        m.state,
+        m.state.as_str(),
         m.created_at.format("%FT%T%.3fZ"),
         output::printable(&m.key),
         m.job_id,

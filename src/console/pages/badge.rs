@@ -3,7 +3,10 @@
 use askama::Template;
 
 use super::words::Lang;
-use crate::{console::monitor::verdict::Tone, outbox::dead_letters::Resolution};
+use crate::{
+    console::monitor::verdict::Tone,
+    outbox::{dead_letters::Resolution, query::MessageState},
+};
 
 /// The class `tone-…` of the style sheet.
 pub(super) fn tone_class(tone: Tone) -> &'static str {
@@ -55,11 +58,11 @@ pub(super) fn badge(tone: Tone, word: &str) -> String {
 }
 
 /// A message's state.
-pub(super) fn of_message(t: Lang, state: &str) -> String {
+pub(super) fn of_message(t: Lang, state: MessageState) -> String {
     match state {
-        "published" => badge(Tone::Good, t.m_published()),
-        "dead" => badge(Tone::Bad, t.m_dead()),
-        _ => badge(Tone::Busy, t.m_pending()),
+        MessageState::Published => badge(Tone::Good, t.m_published()),
+        MessageState::Dead => badge(Tone::Bad, t.m_dead()),
+        MessageState::Pending => badge(Tone::Busy, t.m_pending()),
     }
 }
 

@@ -27,7 +27,10 @@ use crate::{
     },
     http::{catalogue::Code, problem::Problem},
     jobs::status::{Answer, list_answers},
-    outbox::{dead_letters::Resolution, query},
+    outbox::{
+        dead_letters::Resolution,
+        query::{self, MessageState},
+    },
 };
 
 /// Characters of a payload that are shown; a message can have a megabyte.
@@ -101,7 +104,7 @@ pub(super) async fn show(
     drop(conn);
     let message = Message {
         id,
-        badge: badge::of_message(t, &life.status.state),
+        badge: badge::of_message(t, life.status.state),
         life: steps(t, &life, &answers),
         images: pictures(&answers),
         facts: facts(t, &life),
@@ -139,8 +142,8 @@ fn steps(t: Lang, found: &MessageLife, answers: &[Answer]) -> Vec<Step> {
             step(Tone::Good, t.o_written().to_owned(), String::new(), None),
         ));
     }
-    match (&*status.state, &found.dead_letter) {
-        ("published", _) => {
+    match (status.state, &found.dead_letter) {
+        (MessageState::Published, _) => {
             let place = match (status.partition, status.offset) {
                 (Some(partition), Some(offset)) => t.o_published_at(partition, &format::number(offset)),
                 _ => t.o_no_receipt().to_owned(),
@@ -187,7 +190,7 @@ fn steps(t: Lang, found: &MessageLife, answers: &[Answer]) -> Vec<Step> {
             step(tone, t.o_answered(&answer.status), detail, None),
         ));
     }
-    if answers.is_empty() && status.state == "published" {
+    if answers.is_empty() && status.state == MessageState::Published {
         life.push((None, step(Tone::Busy, t.o_unanswered().to_owned(), String::new(), None)));
     }
     // A replay comes long after its job's answer: what has no time yet is last.

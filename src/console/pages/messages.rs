@@ -82,7 +82,7 @@ impl Row {
         });
         Self {
             id: message.id,
-            badge: badge::of_message(t, &message.state),
+            badge: badge::of_message(t, message.state),
             written: format::time(message.created_at),
             took,
             place: match (message.partition, message.offset) {
