@@ -5,7 +5,7 @@ use askama::Template;
 use super::words::Lang;
 use crate::{
     console::monitor::verdict::Tone,
-    outbox::{dead_letters::Resolution, query::MessageState},
+    outbox::{dead_letters::Resolution, query::MessageState, replays::ReplayState},
 };
 
 /// The class `tone-…` of the style sheet.
@@ -67,12 +67,12 @@ pub(super) fn of_message(t: Lang, state: MessageState) -> String {
 }
 
 /// A replay's state.
-pub(super) fn of_replay(t: Lang, state: &str) -> String {
+pub(super) fn of_replay(t: Lang, state: ReplayState) -> String {
     match state {
-        "running" => badge(Tone::Busy, t.r_running()),
-        "paused" => badge(Tone::Warn, t.r_paused()),
-        "cancelled" => badge(Tone::Bad, t.r_cancelled()),
-        _ => badge(Tone::Good, t.r_done()),
+        ReplayState::Running => badge(Tone::Busy, t.r_running()),
+        ReplayState::Paused => badge(Tone::Warn, t.r_paused()),
+        ReplayState::Cancelled => badge(Tone::Bad, t.r_cancelled()),
+        ReplayState::Done => badge(Tone::Good, t.r_done()),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
         request::Filter,
     },
     http::{catalogue::Code, problem::Problem},
-    outbox::replays::{self, Change, Replay, Selection, Window},
+    outbox::replays::{self, Change, Replay, ReplayState, Selection, Window},
 };
 
 /// Rows of a page.
@@ -57,9 +57,10 @@ impl Progress {
             matched: replay.matched.max(1),
             replayed: replay.replayed,
             text: t.r_of(&format::number(replay.replayed), &format::number(replay.matched)),
-            left: match &*replay.state {
-                "running" if left > 0 => t.r_eta(&format::span(t, Duration::from_secs(seconds))),
-                _ => String::new(),
+            left: if replay.state == ReplayState::Running && left > 0 {
+                t.r_eta(&format::span(t, Duration::from_secs(seconds)))
+            } else {
+                String::new()
             },
         }
     }
@@ -106,7 +107,7 @@ pub(super) async fn list(
         rows: replays
             .iter()
             .map(|replay| Row {
-                badge: badge::of_replay(t, &replay.state),
+                badge: badge::of_replay(t, replay.state),
                 progress: Progress::of(t, replay),
                 by: replay.requested_by.clone(),
                 rate: t.a_second(&format::number(replay.rate.into())),
@@ -136,7 +137,7 @@ struct Body {
     t: Lang,
     badge: String,
     progress: Progress,
-    state: String,
+    state: ReplayState,
     rate: String,
     waits: bool,
     may_act: bool,
@@ -153,7 +154,7 @@ pub(super) async fn show(
     let t = c.t;
     let replay = find(&console, t, &id).await?;
     let body = Body::of(&c, &replay);
-    let is_open = matches!(&*replay.state, "running" | "paused");
+    let is_open = replay.state.is_open();
     if headers.contains_key("hx-request") {
         let mut fragment = page(&body)?;
         if !is_open {
@@ -187,11 +188,11 @@ impl Body {
         let t = c.t;
         Self {
             t,
-            badge: badge::of_replay(t, &replay.state),
+            badge: badge::of_replay(t, replay.state),
             progress: Progress::of(t, replay),
-            state: replay.state.clone(),
+            state: replay.state,
             rate: t.a_second(&format::number(replay.rate.into())),
-            waits: replay.state == "running" && c.pause.is_some(),
+            waits: replay.state == ReplayState::Running && c.pause.is_some(),
             may_act: c.may_act(),
         }
     }

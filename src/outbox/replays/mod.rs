@@ -14,6 +14,8 @@ mod retry;
 mod select;
 mod wanted;
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
@@ -35,6 +37,44 @@ pub use self::{
 /// Messages a second when the operator names no rate: well below what a relay drains, so that new messages
 /// hardly notice.
 pub const DEFAULT_RATE: i32 = 500;
+
+/// Where a replay stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum ReplayState {
+    /// Its rows are written, at its rate.
+    Running,
+    /// An operator has stopped it for now.
+    Paused,
+    /// An operator has ended it.
+    Cancelled,
+    /// All its rows are written.
+    Done,
+}
+
+impl ReplayState {
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
+            Self::Done => "done",
+        }
+    }
+
+    /// It may still write rows.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+}
+
+impl fmt::Display for ReplayState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 /// A recorded replay.
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
@@ -64,8 +104,8 @@ pub struct Replay {
     pub replayed: i64,
     /// Messages a second.
     pub rate: i32,
-    /// `running`, `paused`, `cancelled` or `done`.
-    pub state: String,
+    /// Where it stands.
+    pub state: ReplayState,
     /// When the state changed last.
     pub changed_at: DateTime<Utc>,
     /// Until the last row is written, at its rate and while a relay runs; null unless it is running.
@@ -279,11 +319,12 @@ impl Change {
     }
 
     /// The states that it leaves, and the one that it enters.
-    pub fn states(self) -> (&'static [&'static str], &'static str) {
+    pub fn states(self) -> (&'static [ReplayState], ReplayState) {
+        use ReplayState::{Cancelled, Paused, Running};
         match self {
-            Self::Pause => (&["running"], "paused"),
-            Self::Resume => (&["paused"], "running"),
-            Self::Cancel => (&["running", "paused"], "cancelled"),
+            Self::Pause => (&[Running], Paused),
+            Self::Resume => (&[Paused], Running),
+            Self::Cancel => (&[Running, Paused], Cancelled),
         }
     }
 }
@@ -303,8 +344,8 @@ pub async fn change_replay(
         replay_columns!()
     ))
     .bind(id)
-    .bind(to)
-    .bind(from)
+    .bind(to.as_str())
+    .bind(from.iter().map(|state| state.as_str()).collect::<Vec<_>>())
     .fetch_optional(&mut *conn)
     .await?;
     if let Some(replay) = &changed {
