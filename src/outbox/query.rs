@@ -349,37 +349,13 @@ pub async fn find_same_key(conn: &mut PgConnection, id: i64, key: Uuid) -> sqlx:
 
 /// Reads one message whole; `None`: it never existed, or was dropped by retention.
 pub async fn read_message(conn: &mut PgConnection, id: i64) -> sqlx::Result<Option<OutboxMessage>> {
-    let row: Option<MessageRow> = sqlx::query_as(
+    sqlx::query_as(
         "select id, event_id, job_id, key, event_time, created_at, replay_id, traceparent, payload
          from outbox_messages where id = $1",
     )
     .bind(id)
     .fetch_optional(conn)
-    .await?;
-    Ok(row.map(|r| OutboxMessage {
-        id: r.id,
-        event_id: r.event_id,
-        job_id: r.job_id,
-        key: r.key,
-        event_time: r.event_time,
-        created_at: r.created_at,
-        replay_id: r.replay_id,
-        traceparent: r.traceparent,
-        payload: r.payload,
-    }))
-}
-
-#[derive(sqlx::FromRow)]
-struct MessageRow {
-    id: i64,
-    event_id: Uuid,
-    job_id: Uuid,
-    key: Uuid,
-    event_time: DateTime<Utc>,
-    created_at: DateTime<Utc>,
-    replay_id: Option<Uuid>,
-    traceparent: Option<String>,
-    payload: Vec<u8>,
+    .await
 }
 
 /// The replays of a message, newest first, at most `limit`.

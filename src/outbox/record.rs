@@ -14,7 +14,7 @@ pub const EVENT_TYPE: &str = "image-job.requested.v1";
 const EVENT_SOURCE: &str = "/image-job-dispatcher";
 
 /// What is to be published: one row of `outbox_messages`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct OutboxMessage {
     /// The row's id: the order of publishing.
     pub id: i64,
