@@ -93,14 +93,6 @@ const ONE: &[Code] = &[
     Code::KeysUnavailable,
     Code::DatabaseUnavailable,
 ];
-const EXPORT: &[Code] = &[
-    Code::MalformedQuery,
-    Code::Unauthorized,
-    Code::Forbidden,
-    Code::NotFound,
-    Code::KeysUnavailable,
-    Code::DatabaseUnavailable,
-];
 /// What every act with a body can fail with.
 const ACT: &[Code] = &[
     Code::MalformedBody,
@@ -156,7 +148,7 @@ pub(super) const PROBLEMS: Problems = &[
     ("read_overview", READ),
     ("list_messages", LIST_OF_ONE),
     ("show_message", ONE),
-    ("export_messages", EXPORT),
+    ("export_messages", LIST_OF_ONE),
     ("list_dead_letters", LIST),
     ("group_dead_letters", READ),
     ("retry_dead_letters", ACT),
