@@ -37,8 +37,23 @@ fn value<'a>(settings: &'a ConfigResource, name: &str) -> Option<&'a str> {
     settings.get(name).and_then(|entry| entry.value.as_deref())
 }
 
+/// The settings of a topic. Needs the right to describe them; none: the broker says that it is missing.
+pub async fn describe(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &str,
+) -> Result<Option<ConfigResource>, KafkaError> {
+    let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
+    let answers = admin
+        .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
+        .await?;
+    unless_denied(match answers.into_iter().next() {
+        Some(answer) => answer.map_err(KafkaError::AdminOp),
+        None => Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)),
+    })
+}
+
 /// None for an answer that asking is not allowed. Any other error, such as no answer in time, says nothing of rights.
-pub fn unless_denied(answer: Result<ConfigResource, KafkaError>) -> Result<Option<ConfigResource>, KafkaError> {
+fn unless_denied(answer: Result<ConfigResource, KafkaError>) -> Result<Option<ConfigResource>, KafkaError> {
     use RDKafkaErrorCode as E;
     match answer {
         // rdkafka 0.39 drops the error of a single resource: of a topic that exists, a refusal has no settings.
@@ -68,7 +83,7 @@ impl TopicInspector {
     /// The largest record batch that the topic takes, in bytes. Needs the right to describe the topic's
     /// configuration; none: that is missing, or the topic.
     pub async fn record_limit(&self) -> Result<Option<usize>, KafkaError> {
-        let Some(settings) = unless_denied(self.describe().await)? else {
+        let Some(settings) = describe(&self.admin, &self.topic).await? else {
             return Ok(None);
         };
         // A batch larger than a segment is refused as well.
@@ -79,7 +94,7 @@ impl TopicInspector {
 
     /// What the topic deletes by itself. Needs the same right; none: the broker says that it is missing.
     pub async fn retention(&self) -> Result<Option<Retention>, KafkaError> {
-        let Some(settings) = unless_denied(self.describe().await)? else {
+        let Some(settings) = describe(&self.admin, &self.topic).await? else {
             return Ok(None);
         };
         let number = |name: &str| value(&settings, name).and_then(|v| v.parse::<i64>().ok());
@@ -92,19 +107,6 @@ impl TopicInspector {
             by_size: deletes && number("retention.bytes").is_some_and(|bytes| bytes >= 0),
             compacted: policy.contains("compact"),
         }))
-    }
-
-    async fn describe(&self) -> Result<ConfigResource, KafkaError> {
-        let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
-        let answers = self
-            .admin
-            .describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options)
-            .await?;
-        match answers.into_iter().next() {
-            Some(Ok(resource)) => Ok(resource),
-            Some(Err(code)) => Err(KafkaError::AdminOp(code)),
-            None => Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)),
-        }
     }
 
     /// The cluster's id. Blocks for up to five seconds; none when no broker answered.

@@ -1,17 +1,11 @@
 //! What the two topics are, and what their settings mean for what is in them.
 
-use rdkafka::{
-    admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
-    client::DefaultClientContext,
-    config::FromClientConfig,
-    error::{KafkaError, RDKafkaErrorCode},
-    metadata::MetadataTopic,
-};
+use rdkafka::{admin::AdminClient, config::FromClientConfig as _, error::RDKafkaErrorCode, metadata::MetadataTopic};
 
-use super::{CALL_TIMEOUT, Finding, bytes, duration};
+use super::{Finding, bytes, duration};
 use crate::{
     config,
-    publish::{client::base_config, topic::unless_denied},
+    publish::{client::base_config, topic},
 };
 
 /// A reader that is away for longer than this misses records; so does the search for what was published.
@@ -169,7 +163,8 @@ fn judge_replicas(check: &'static str, topic: &Topic, brokers: usize) -> Finding
 }
 
 async fn check_settings(names: &Names, name: &str, kafka: &config::Kafka, topic: &Topic) -> Vec<Finding> {
-    match unless_denied(describe(kafka, name).await) {
+    let described = async { topic::describe(&AdminClient::from_config(&base_config(kafka))?, name).await };
+    match described.await {
         Ok(Some(settings)) => judge_settings(names, kafka.max_message_bytes, topic.replicas, |name| {
             settings.get(name).and_then(|entry| entry.value.clone())
         }),
@@ -183,19 +178,6 @@ async fn check_settings(names: &Names, name: &str, kafka: &config::Kafka, topic:
             format!("the settings of {name} cannot be read: {error}"),
             "look at the brokers' logs",
         )],
-    }
-}
-
-async fn describe(kafka: &config::Kafka, topic: &str) -> Result<ConfigResource, KafkaError> {
-    let admin: AdminClient<DefaultClientContext> = AdminClient::from_config(&base_config(kafka))?;
-    let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
-    let described = admin
-        .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
-        .await?;
-    match described.into_iter().next() {
-        Some(Ok(resource)) => Ok(resource),
-        Some(Err(code)) => Err(KafkaError::AdminOp(code)),
-        None => Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)),
     }
 }
 
