@@ -7,7 +7,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 pub use logs::init_logs;
@@ -92,148 +92,116 @@ fn latency_buckets() -> impl Iterator<Item = f64> {
     .into_iter()
 }
 
+/// Registers a metric, and gives a handle to it. `register` adds `_total` to counters by itself.
+fn add<M: Metric + Clone + Default>(r: &mut Registry, name: &str, help: &str) -> M {
+    add_made(r, name, help, M::default())
+}
+
+/// The same of one that has to be told how it is made.
+fn add_made<M: Metric + Clone>(r: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    r.register(name, help, metric.clone());
+    metric
+}
+
 impl Metrics {
     /// Registers all metrics in a registry of their own.
     pub fn new() -> Arc<Self> {
-        let mut m = Self {
-            registry: Registry::default(),
-            pending_rows: Gauge::default(),
-            oldest_pending_age_seconds: Gauge::default(),
-            unacknowledged_rows: Gauge::default(),
-            holes: Gauge::default(),
-            oldest_transaction_age_seconds: Gauge::default(),
-            dead_rows: Gauge::default(),
-            missing_rows: Gauge::default(),
-            paused: Gauge::default(),
-            leading: Gauge::default(),
-            breaker_open: Gauge::default(),
-            published_total: Counter::default(),
-            publish_failures_total: Family::default(),
-            producer_starts_total: Counter::default(),
-            producer_rebuilds_total: Counter::default(),
-            wrongly_closed_holes_total: Counter::default(),
-            end_to_end_latency_seconds: Histogram::new(latency_buckets()),
-            publish_duration_seconds: Histogram::new(latency_buckets()),
-            accepts_total: Family::default(),
-            intake_batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]),
-            cache_failures_total: Counter::default(),
-            results_total: Family::default(),
-            job_failures_total: Counter::default(),
-            http_request_duration_seconds: Family::new_with_constructor(|| Histogram::new(latency_buckets())),
+        let mut registry = Registry::default();
+        let r = &mut registry;
+        let m = Self {
+            pending_rows: add(
+                r,
+                "outbox_pending_rows",
+                "Messages that are not settled yet (leader only)",
+            ),
+            oldest_pending_age_seconds: add(
+                r,
+                "outbox_oldest_pending_age_seconds",
+                "Age of the oldest unsettled message (leader only)",
+            ),
+            unacknowledged_rows: add(
+                r,
+                "outbox_unacknowledged_rows",
+                "Records handed over and not yet in a committed checkpoint",
+            ),
+            holes: add(r, "outbox_holes", "Ids below the newest read that were not seen yet"),
+            oldest_transaction_age_seconds: add(
+                r,
+                "outbox_oldest_transaction_age_seconds",
+                "Age of the oldest transaction of the database, prepared ones included (leader only)",
+            ),
+            dead_rows: add(
+                r,
+                "outbox_dead_rows",
+                "Dead letters that were neither retried nor discarded",
+            ),
+            missing_rows: add(
+                r,
+                "outbox_missing_rows",
+                "Messages whose records the audits found missing from the topic (leader only)",
+            ),
+            paused: add(r, "outbox_paused", "1 while an operator has paused the relay"),
+            leading: add(r, "outbox_leading", "1 while this replica leads"),
+            breaker_open: add(
+                r,
+                "outbox_breaker_open",
+                "1 while publishing waits for the broker or for an operator",
+            ),
+            published_total: add(r, "outbox_published", "Messages that Kafka acknowledged"),
+            publish_failures_total: add(r, "outbox_publish_failures", "Delivery reports with an error, by class"),
+            producer_starts_total: add(
+                r,
+                "outbox_producer_starts",
+                "Starts of the relay: take-overs and rebuilt producers",
+            ),
+            producer_rebuilds_total: add(
+                r,
+                "outbox_producer_rebuilds",
+                "Terms that ended with an error: the producer was thrown away, the relay began again",
+            ),
+            wrongly_closed_holes_total: add(
+                r,
+                "outbox_wrongly_closed_holes",
+                "Rows that showed up under an id that was closed as a hole; sent all the same",
+            ),
+            end_to_end_latency_seconds: add_made(
+                r,
+                "outbox_end_to_end_latency_seconds",
+                "From the acceptance of a job to Kafka's acknowledgement",
+                Histogram::new(latency_buckets()),
+            ),
+            publish_duration_seconds: add_made(
+                r,
+                "outbox_publish_duration_seconds",
+                "From handing a record over to Kafka's acknowledgement",
+                Histogram::new(latency_buckets()),
+            ),
+            accepts_total: add(r, "job_accepts", "Requests to accept a job, by outcome"),
+            intake_batch_size: add_made(
+                r,
+                "intake_batch_size",
+                "Requests that shared one transaction",
+                Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]),
+            ),
+            cache_failures_total: add(
+                r,
+                "redis_failures",
+                "Redis calls that failed or ran out of their budget",
+            ),
+            results_total: add(
+                r,
+                "job_results",
+                "Answers of the Content Service: recorded, repeated, malformed, unknown-job",
+            ),
+            job_failures_total: add(r, "job_failures", "Jobs that the Content Service answered with FAILED"),
+            http_request_duration_seconds: add_made(
+                r,
+                "http_request_duration_seconds",
+                "From the request's head to the response's head",
+                Family::new_with_constructor(|| Histogram::new(latency_buckets())),
+            ),
+            registry,
         };
-        let r = &mut m.registry;
-        // `register` adds `_total` to counters by itself.
-        r.register(
-            "outbox_pending_rows",
-            "Messages that are not settled yet (leader only)",
-            m.pending_rows.clone(),
-        );
-        r.register(
-            "outbox_oldest_pending_age_seconds",
-            "Age of the oldest unsettled message (leader only)",
-            m.oldest_pending_age_seconds.clone(),
-        );
-        r.register(
-            "outbox_unacknowledged_rows",
-            "Records handed over and not yet in a committed checkpoint",
-            m.unacknowledged_rows.clone(),
-        );
-        r.register(
-            "outbox_holes",
-            "Ids below the newest read that were not seen yet",
-            m.holes.clone(),
-        );
-        r.register(
-            "outbox_oldest_transaction_age_seconds",
-            "Age of the oldest transaction of the database, prepared ones included (leader only)",
-            m.oldest_transaction_age_seconds.clone(),
-        );
-        r.register(
-            "outbox_dead_rows",
-            "Dead letters that were neither retried nor discarded",
-            m.dead_rows.clone(),
-        );
-        r.register(
-            "outbox_missing_rows",
-            "Messages whose records the audits found missing from the topic (leader only)",
-            m.missing_rows.clone(),
-        );
-        r.register(
-            "outbox_paused",
-            "1 while an operator has paused the relay",
-            m.paused.clone(),
-        );
-        r.register("outbox_leading", "1 while this replica leads", m.leading.clone());
-        r.register(
-            "outbox_breaker_open",
-            "1 while publishing waits for the broker or for an operator",
-            m.breaker_open.clone(),
-        );
-        r.register(
-            "outbox_published",
-            "Messages that Kafka acknowledged",
-            m.published_total.clone(),
-        );
-        r.register(
-            "outbox_publish_failures",
-            "Delivery reports with an error, by class",
-            m.publish_failures_total.clone(),
-        );
-        r.register(
-            "outbox_producer_starts",
-            "Starts of the relay: take-overs and rebuilt producers",
-            m.producer_starts_total.clone(),
-        );
-        r.register(
-            "outbox_producer_rebuilds",
-            "Terms that ended with an error: the producer was thrown away, the relay began again",
-            m.producer_rebuilds_total.clone(),
-        );
-        r.register(
-            "outbox_wrongly_closed_holes",
-            "Rows that showed up under an id that was closed as a hole; sent all the same",
-            m.wrongly_closed_holes_total.clone(),
-        );
-        r.register(
-            "outbox_end_to_end_latency_seconds",
-            "From the acceptance of a job to Kafka's acknowledgement",
-            m.end_to_end_latency_seconds.clone(),
-        );
-        r.register(
-            "outbox_publish_duration_seconds",
-            "From handing a record over to Kafka's acknowledgement",
-            m.publish_duration_seconds.clone(),
-        );
-        r.register(
-            "job_accepts",
-            "Requests to accept a job, by outcome",
-            m.accepts_total.clone(),
-        );
-        r.register(
-            "intake_batch_size",
-            "Requests that shared one transaction",
-            m.intake_batch_size.clone(),
-        );
-        r.register(
-            "redis_failures",
-            "Redis calls that failed or ran out of their budget",
-            m.cache_failures_total.clone(),
-        );
-        r.register(
-            "job_results",
-            "Answers of the Content Service: recorded, repeated, malformed, unknown-job",
-            m.results_total.clone(),
-        );
-        r.register(
-            "job_failures",
-            "Jobs that the Content Service answered with FAILED",
-            m.job_failures_total.clone(),
-        );
-        r.register(
-            "http_request_duration_seconds",
-            "From the request's head to the response's head",
-            m.http_request_duration_seconds.clone(),
-        );
         m.begin_at_zero();
         Arc::new(m)
     }
