@@ -15,7 +15,7 @@ use anyhow::{Context as _, anyhow};
 use axum::Router;
 use secrecy::ExposeSecret as _;
 use sqlx::{
-    Connection, PgConnection,
+    Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::{
@@ -44,8 +44,8 @@ use crate::{
     jobs::{
         cache::JobCache,
         intake::{self, IntakeOptions},
-        results::Results,
-        status::StatusReader,
+        results::{self, Results},
+        status::{self, StatusReader},
         watch::{
             Watch,
             elsewhere::{self, Origin},
@@ -56,7 +56,7 @@ use crate::{
         notifier::Notifier,
         record::RecordLimit,
         schema::{self, SchemaError},
-        store::with_stable_plans,
+        session,
         wake::Wake,
     },
     publish::{client::base_config, probe::BrokerProbe, topic::TopicInspector},
@@ -105,10 +105,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
 pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Result<(), CliError> {
     let metrics = Metrics::new();
     let database: PgConnectOptions = config.database.url.expose_secret().parse().context("database.url")?;
-    let reads = PgPoolOptions::new()
-        .max_connections(config.database.max_connections)
-        .acquire_timeout(config.database.connect_timeout)
-        .connect_lazy_with(with_stable_plans(database.clone()).application_name("dispatcher reads"));
+    let database = session::of_service(database);
     let readiness = Readiness::new(database.clone(), stop.clone());
 
     // One after the other, from the outside to the inside.
@@ -205,7 +202,14 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             &intake_tasks,
             stop_intake.clone(),
         );
-        let status = StatusReader::new(reads.clone(), cache, &config.kafka.topic);
+        let reads = pool(
+            config,
+            &database,
+            "dispatcher reads",
+            config.database.max_connections,
+            status::STATEMENT_TIMEOUT,
+        );
+        let status = StatusReader::new(reads, cache, &config.kafka.topic);
         let watch = Watch::spawn(status.clone(), &notifier, &intake_tasks, stop_http.clone());
         let (of_others, stop_listening) = (
             elsewhere::listen(database.clone(), watch.clone(), origin),
@@ -237,6 +241,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         let changes = elsewhere::announce(database.clone(), notifier.subscribe(), origin, stop_notices.clone());
         tasks.spawn("notices", changes);
         let results = results(config, &database, &notifier, &metrics)?;
+        let replays = pool(config, &database, "dispatcher replays", 1, relay::DATABASE_TIMEOUT);
         tasks.spawn("results", results.run(stop_intake.clone()));
         let relay = Relay {
             database,
@@ -254,7 +259,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             drain: config.shutdown.budget / 2,
         };
         let replays = replayer::run(
-            reads.clone(),
+            replays,
             config.outbox.partition_rows,
             relay.replays.clone(),
             relay.wake.clone(),
@@ -293,7 +298,6 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     tasks.end_of("notices", deadline).await;
     stop_admin.cancel();
     tasks.end_of("admin listener", deadline).await;
-    reads.close_event();
     match died {
         None => {
             tracing::info!("stopped");
@@ -316,6 +320,15 @@ async fn authenticator(config: &Config, role: Role) -> Result<Option<Authenticat
     }
 }
 
+/// Connections of this name, none of which is opened before it is needed. PostgreSQL ends a statement after `timeout`.
+fn pool(config: &Config, database: &PgConnectOptions, name: &str, connections: u32, timeout: Duration) -> PgPool {
+    let options = session::with_stable_plans(database.clone()).application_name(name);
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(config.database.connect_timeout)
+        .connect_lazy_with(session::with_statement_timeout(options, timeout))
+}
+
 /// What the console's overview is made of. Probes have clients of their own: what they meet disturbs nobody.
 fn monitor(
     config: &Config,
@@ -330,10 +343,7 @@ fn monitor(
         Arc::clone(metrics),
     )
     .context("redis.url")?;
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(config.database.connect_timeout)
-        .connect_lazy_with(with_stable_plans(database.clone()).application_name("dispatcher monitor"));
+    let pool = pool(config, database, "dispatcher monitor", 1, monitor::DATABASE_TIMEOUT);
     Ok(monitor::monitor(
         pool,
         Arc::clone(metrics),
@@ -355,10 +365,7 @@ fn results(
     notifier: &Notifier,
     metrics: &Arc<Metrics>,
 ) -> Result<Results, CliError> {
-    let pool = PgPoolOptions::new()
-        .max_connections(2)
-        .acquire_timeout(config.database.connect_timeout)
-        .connect_lazy_with(with_stable_plans(database.clone()).application_name("dispatcher results"));
+    let pool = pool(config, database, "dispatcher results", 2, results::STATEMENT_TIMEOUT);
     let cache = JobCache::new(
         config.redis.url.expose_secret(),
         config.redis.budget,

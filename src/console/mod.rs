@@ -43,7 +43,10 @@ use crate::{
         openapi::{self, Problems},
         problem::Problem,
     },
-    outbox::query::without_compiler,
+    outbox::{
+        query::without_compiler,
+        session::{with_idle_timeout, with_statement_timeout},
+    },
     telemetry::Metrics,
 };
 
@@ -81,12 +84,8 @@ impl fmt::Debug for ConsoleState {
 
 /// The console's connections. None is opened before it is needed.
 pub fn pool(database: &PgConnectOptions, connect_timeout: Duration) -> PgPool {
-    let timeout = STATEMENT_TIMEOUT.as_millis().to_string();
-    let options = database
-        .clone()
-        .application_name("dispatcher console")
-        .options([("statement_timeout", timeout.as_str())]);
-    let options = without_compiler(options);
+    let options = without_compiler(database.clone().application_name("dispatcher console"));
+    let options = with_idle_timeout(with_statement_timeout(options, STATEMENT_TIMEOUT));
     PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(connect_timeout)

@@ -26,6 +26,8 @@ pub use crate::outbox::query::MessageState;
 
 /// For the answer of PostgreSQL, after a connection of the pool was had.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// For PostgreSQL itself: a little less, so that a statement which waits for a lock costs no connection.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_millis(4_500);
 
 /// A job as its owner sees it. `status` says what became of the job, `message` what became of its message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -169,7 +171,8 @@ pub struct StatusReader {
 }
 
 impl StatusReader {
-    /// The pool's sessions should have [`crate::outbox::store::with_stable_plans`]. `topic` is shown while no leader
+    /// The pool's sessions should have [`crate::outbox::session::with_stable_plans`] and
+    /// [`STATEMENT_TIMEOUT`]. `topic` is shown while no leader
     /// has recorded the installation's.
     pub fn new(pool: PgPool, cache: JobCache, topic: &str) -> Self {
         let statements = Statements {

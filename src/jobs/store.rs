@@ -14,13 +14,15 @@ use super::{
     AcceptRequest,
     accept::{NewJob, StoredKey},
 };
-use crate::{drafts::EventDraft, outbox::store::with_stable_plans};
+use crate::{
+    drafts::EventDraft,
+    outbox::session::{with_stable_plans, with_statement_timeout},
+};
 
 /// Settings of a session that accepts. The timeouts are PostgreSQL's own, a statement's and a lock's.
 pub fn accepting_session(options: PgConnectOptions, statement: Duration, lock: Duration) -> PgConnectOptions {
-    with_stable_plans(options).options([
+    with_statement_timeout(with_stable_plans(options), statement).options([
         ("default_transaction_isolation", "read committed".to_owned()),
-        ("statement_timeout", statement.as_millis().to_string()),
         ("lock_timeout", lock.as_millis().to_string()),
     ])
 }

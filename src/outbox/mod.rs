@@ -21,5 +21,6 @@ pub mod record;
 pub mod replays;
 pub mod retention;
 pub mod schema;
+pub mod session;
 pub mod store;
 pub mod wake;

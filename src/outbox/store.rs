@@ -3,24 +3,10 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{
-    FromRow as _, PgConnection, Row,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{FromRow as _, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{checkpoints::Lease, dead_letters::counted, record::OutboxMessage};
-
-/// Settings of a session whose statements look rows up by index: one plan for a statement, made once, and
-/// never a sequential scan, not even where a table was empty when the plan was made. What is switched off
-/// has an absurd cost, and that would have every such plan compiled first, for half a second.
-pub fn with_stable_plans(options: PgConnectOptions) -> PgConnectOptions {
-    options.options([
-        ("plan_cache_mode", "force_generic_plan"),
-        ("enable_seqscan", "off"),
-        ("jit", "off"),
-    ])
-}
 
 /// What one read of the log is asked for.
 #[derive(Debug, Clone)]

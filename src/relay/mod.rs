@@ -33,7 +33,8 @@ use crate::{
         notifier::Notifier,
         record::RecordLimit,
         retention::Kept,
-        store::{Sample, with_stable_plans},
+        session::{with_idle_timeout, with_stable_plans, with_statement_timeout},
+        store::Sample,
         wake::Wake,
     },
     telemetry::Metrics,
@@ -46,8 +47,8 @@ pub(crate) const WINDOW_BYTES: usize = 64 << 20;
 /// Times `relay.window`, in exactly-once mode, where one transaction holds `relay.window` records: one is filled while one
 /// is committed and one recorded, and what came too late for that one's checkpoint waits for the next.
 const WINDOWS_OF_TRANSACTIONS: usize = 4;
-/// For one statement of the relay. A server that does not answer within it counts as lost.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one statement of the relay, and of what replays write. A server that does not answer within it counts as lost.
+pub const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two terms that ended with an error: it doubles from the first to the second.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -108,12 +109,21 @@ impl Relay {
 
     /// A connection with the relay's session settings.
     async fn connect(&self) -> sqlx::Result<PgConnection> {
-        let options = with_stable_plans(self.database.clone())
+        Self::connect_with(with_statement_timeout(self.session(), DATABASE_TIMEOUT)).await
+    }
+
+    /// The same, for statements that may take longer than the relay's.
+    async fn connect_for_upkeep(&self) -> sqlx::Result<PgConnection> {
+        Self::connect_with(self.session()).await
+    }
+
+    fn session(&self) -> PgConnectOptions {
+        with_idle_timeout(with_stable_plans(self.database.clone()))
             .application_name("dispatcher relay")
-            .options([
-                ("max_parallel_workers_per_gather", "0"),
-                ("idle_in_transaction_session_timeout", "30s"),
-            ]);
+            .options([("max_parallel_workers_per_gather", "0")])
+    }
+
+    async fn connect_with(options: PgConnectOptions) -> sqlx::Result<PgConnection> {
         within(async {
             let mut conn = options.connect().await?;
             conn.ping().await?;

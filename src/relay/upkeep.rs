@@ -96,7 +96,7 @@ impl Upkeep {
             let retains = round && self.retains;
             let relay = relay.clone();
             let work = AbortOnDropHandle::new(tokio::spawn(async move {
-                let mut db = relay.connect().await?;
+                let mut db = relay.connect_for_upkeep().await?;
                 let ready = within(make(&relay, &mut db, seq)).await?;
                 // Bounded: while it runs, no partition is made ahead.
                 if retains && let Err(error) = bounded(ROUND_EVERY / 2, retain(&relay, &mut db)).await {

@@ -190,14 +190,12 @@ impl ConsoleState {
                 .retry_after(SOON)
         })?;
         let mut conn = self.conn().await?.detach();
-        // Whoever asked may go away: PostgreSQL then ends the statement, and nobody waits for it.
-        sqlx::query(
-            "select set_config('statement_timeout', $1, false), set_config('client_connection_check_interval', '1s', false)",
-        )
-        .bind(COUNT_TIMEOUT.as_millis().to_string())
-        .execute(&mut conn)
-        .await
-        .map_err(failed)?;
+        // Whoever asked may go away: PostgreSQL then ends the statement (`session::of_service`), and nobody waits for it.
+        sqlx::query("select set_config('statement_timeout', $1, false)")
+            .bind(COUNT_TIMEOUT.as_millis().to_string())
+            .execute(&mut conn)
+            .await
+            .map_err(failed)?;
         Ok(Counting { conn, _permit: permit })
     }
 }

@@ -46,8 +46,8 @@ const EVERY_IDLE: Duration = Duration::from_mins(1);
 const ATTENTION: Duration = Duration::from_mins(1);
 /// How long a page waits for a look that is not older than [`EVERY`].
 const FRESH_WITHIN: Duration = Duration::from_secs(1);
-/// For one look at the database; then it counts as away.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
+/// For one look at the database, and for each statement of it; then it counts as away.
+pub const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 /// For one probe of Kafka or Redis.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Rates are taken over so many looks: ten seconds. Fewer would flicker, more would lag behind a recovery.

@@ -41,6 +41,8 @@ use crate::{
 const BATCH: usize = 256;
 /// For one batch, before it is tried again.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one statement of it: PostgreSQL's own, a little less.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(9);
 /// Between tries while PostgreSQL is out of reach.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 

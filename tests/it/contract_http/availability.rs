@@ -207,3 +207,72 @@ async fn a_replica_that_shuts_down_is_not_ready_and_finishes_what_it_began() {
     assert_eq!(request.await.unwrap().0, 202);
     assert!(app.wait_for_exit(PATIENCE).await.success());
 }
+
+/// A table that only they name, which nobody may look into for a while.
+#[tokio::test]
+async fn reads_that_were_given_up_do_not_pile_up_in_postgresql() {
+    let stage = Stage::new().await.set("database.max_connections", "1");
+    let app = stage.app_with(&["--role", "api"], &[]).await;
+    let someone = Someone::new(&stage).await;
+    let job = app.accept(someone.draft, &someone.token).await.to_string();
+    let mut holder = stage.connect().await;
+    holder
+        .execute("begin; lock table job_results in access exclusive mode")
+        .await
+        .expect("the lock");
+    for _ in 0..2 {
+        let answer = send(get(&app, &job, &someone.token)).await;
+        problem(&answer, 503, "database-unavailable");
+    }
+    let sessions: i64 = sqlx::query_scalar(
+        "select count(*) from pg_stat_activity
+         where datname = current_database() and application_name = 'dispatcher reads'",
+    )
+    .fetch_one(&stage.pool)
+    .await
+    .unwrap();
+    assert_eq!(sessions, 1, "as many as the pool has");
+    holder.close().await.unwrap();
+    assert_eq!(send(get(&app, &job, &someone.token)).await.0, 200);
+}
+
+/// The server's sockets to these ports for which its system asks, after 30 seconds of silence at most, whether there is
+/// still somebody.
+fn asked_after(server: u16, ports: &[i32]) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let port = |address: &str| i32::from_str_radix(address.split_once(':')?.1, 16).ok();
+    let is_asked_after = |line: &&str| -> Option<bool> {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, remote) = (port(fields.next()?)?, port(fields.next()?)?);
+        // 02: the timer of keep-alive, and when it will ring, in hundredths of a second.
+        let rings = fields.nth(2)?.strip_prefix("02:")?;
+        let rings = i64::from_str_radix(rings, 16).ok()?;
+        Some(local == i32::from(server) && ports.contains(&remote) && rings <= 30 * 100)
+    };
+    table.lines().filter(|line| is_asked_after(line) == Some(true)).count()
+}
+
+#[tokio::test]
+async fn no_session_outlives_by_long_a_replica_whose_machine_is_gone() {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let someone = Someone::new(&stage).await;
+    app.accept(someone.draft, &someone.token).await;
+    stage.drained().await;
+    eventually("every session is asked after", PATIENCE, async || {
+        let ports: Vec<i32> = sqlx::query_scalar(
+            "select client_port from pg_stat_activity
+             where datname = current_database() and application_name like 'dispatcher%'",
+        )
+        .fetch_all(&stage.pool)
+        .await
+        .unwrap();
+        let asked_after = asked_after(stage.servers().postgres.port(), &ports);
+        if ports.len() >= 5 && asked_after == ports.len() {
+            Ok(())
+        } else {
+            Err(format!("{asked_after} of {}", ports.len()))
+        }
+    })
+    .await;
+}

@@ -17,7 +17,7 @@ use image_job_dispatcher::{
         intake::{self, Intake, IntakeOptions},
         status::StatusReader,
     },
-    outbox::{notifier::Notifier, record::RecordLimit, store::with_stable_plans, wake::Wake},
+    outbox::{notifier::Notifier, record::RecordLimit, session::with_stable_plans, wake::Wake},
     telemetry::Metrics,
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
