@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     future::Future,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -125,16 +125,26 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         Role::All | Role::Api => Some(bind("http.listen", config.http.listen).await?),
         Role::Relay => None,
     };
-    let authenticator = authenticator(config, role).await?;
-    if let Some(authenticator) = &authenticator {
-        tasks.spawn("token keys", authenticator.clone().keep_fresh(stop_relay.clone()));
-    }
-    // Metrics, liveness and the console's log-in are there while the database is waited for.
     let admin_state = AdminState {
         readiness: readiness.clone(),
         metrics: Arc::clone(&metrics),
         max_header_bytes: config.http.max_header_bytes,
     };
+    // A connection that is taken is answered: liveness while the database is waited for, and 503.
+    let accepting: Arc<OnceLock<Router>> = Arc::default();
+    if let Some(public) = public {
+        let (accepting, waiting) = (Arc::clone(&accepting), http::waiting_router(admin_state.clone()));
+        let router = move || accepting.get().unwrap_or(&waiting).clone();
+        tasks.spawn(
+            "public listener",
+            listener::serve(public, router, listener_options.clone(), stop_http.clone()),
+        );
+    }
+    let authenticator = authenticator(config, role).await?;
+    if let Some(authenticator) = &authenticator {
+        tasks.spawn("token keys", authenticator.clone().keep_fresh(stop_relay.clone()));
+    }
+    // So are metrics, and the console's log-in.
     let (monitor, sampler) = monitor(config, &database, &metrics)?;
     let console = authenticator.clone().map_or_else(Router::new, |authenticator| {
         console::router(ConsoleState {
@@ -147,14 +157,15 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             stop: stop.clone(),
         })
     });
+    let admin_routes = http::admin_router(admin_state, &console::document(), console);
     let stop_admin = CancellationToken::new();
     tasks.spawn("console monitor", sampler.run(stop_admin.clone()));
     tasks.spawn(
         "admin listener",
         listener::serve(
             admin,
-            http::admin_router(admin_state, &console::document(), console),
-            listener_options.clone(),
+            move || admin_routes.clone(),
+            listener_options,
             stop_admin.clone(),
         ),
     );
@@ -178,7 +189,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     );
 
     let intake_tasks = TaskTracker::new();
-    if let Some(public) = public {
+    if role != Role::Relay {
         let cache = JobCache::new(
             config.redis.url.expose_secret(),
             config.redis.budget,
@@ -228,14 +239,11 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             intake,
             watch,
             status,
-            readiness,
+            readiness: readiness.clone(),
             metrics: Arc::clone(&metrics),
             max_header_bytes: config.http.max_header_bytes,
         };
-        tasks.spawn(
-            "public listener",
-            listener::serve(public, http::public_router(state), listener_options, stop_http.clone()),
-        );
+        accepting.get_or_init(|| http::public_router(state));
     }
     if role != Role::Api {
         let changes = elsewhere::announce(database.clone(), notifier.subscribe(), origin, stop_notices.clone());
@@ -268,6 +276,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         tasks.spawn("replayer", replays);
         tasks.spawn("relay", relay::run(relay, stop_relay.clone()));
     }
+    readiness.begin();
     tracing::info!(
         replica = config.replica.name,
         ?role,

@@ -2,7 +2,10 @@
 //! else: accepting while Kafka or Redis is down is what this program is for.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,6 +29,7 @@ pub struct Readiness(Arc<Inner>);
 struct Inner {
     database: PgConnectOptions,
     shutdown: CancellationToken,
+    begun: AtomicBool,
     /// Held while asking, so that probes that arrive together share one question.
     asking: Mutex<Asking>,
 }
@@ -39,18 +43,29 @@ struct Asking {
 }
 
 impl Readiness {
-    /// Asks over one connection of its own, made when it is needed; is never ready once `shutdown` is cancelled.
+    /// Asks over one connection of its own, made when it is needed; is not ready before [`begin`](Self::begin), and never
+    /// once `shutdown` is cancelled.
     pub fn new(database: PgConnectOptions, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             database: database.application_name("dispatcher readiness"),
             shutdown,
+            begun: AtomicBool::new(false),
             asking: Mutex::default(),
         }))
+    }
+
+    /// From now on it depends on the database alone: its schema was found to fit.
+    pub fn begin(&self) {
+        self.0.begun.store(true, Ordering::Relaxed);
     }
 
     async fn check(&self) -> Result<(), Problem> {
         if self.0.shutdown.is_cancelled() {
             return Err(Problem::new(Code::ShuttingDown).retry_after(1));
+        }
+        if !self.0.begun.load(Ordering::Relaxed) {
+            let problem = Problem::new(Code::DatabaseUnavailable).retry_after(1);
+            return Err(problem.cause("this replica has not begun: its log says what it waits for"));
         }
         let mut asking = self.0.asking.lock().await;
         let answer = match &asking.last {
@@ -114,7 +129,7 @@ pub(super) async fn livez() -> Json<Health> {
     OK
 }
 
-/// Whether this replica should be sent requests: the database answers and the replica is not stopping.
+/// Whether this replica should be sent requests: it has begun, the database answers and it is not stopping.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security(()),
     responses((status = 200, description = "The database answers", body = Health))

@@ -34,7 +34,7 @@ use axum::{
     Router,
     extract::FromRef,
     http::{HeaderMap, header},
-    routing::get,
+    routing::{any, get},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -109,7 +109,8 @@ impl FromRef<Arc<ApiState>> for Readiness {
     }
 }
 
-/// What the operators' listener works with, whoever asks. The console has a state of its own.
+/// What a listener works with while there may be no database yet: the operators', whoever asks, and the public one at
+/// the start. The console has a state of its own.
 #[derive(Debug, Clone)]
 pub struct AdminState {
     /// Answers `/readyz`.
@@ -128,6 +129,29 @@ pub fn public_router(state: ApiState) -> Router {
     };
     let (router, _) = public_api().split_for_parts();
     surround(router.with_state(Arc::new(state)), edge)
+}
+
+/// The routes of the public listener until there are those of [`public_router`]: the process lives, and anything else has
+/// to wait for the database.
+pub fn waiting_router(state: AdminState) -> Router {
+    let AdminState {
+        readiness,
+        metrics,
+        max_header_bytes,
+    } = state;
+    let not_yet = || async { Problem::new(Code::DatabaseUnavailable).retry_after(1) };
+    let router = Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz).with_state(readiness))
+        .route("/", any(not_yet))
+        .route("/{*rest}", any(not_yet));
+    surround(
+        router,
+        Edge {
+            metrics,
+            max_header_bytes,
+        },
+    )
 }
 
 /// The routes of the operators' listener: health, metrics and the API's description (`document`), which need no

@@ -55,8 +55,13 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// Answers connections until `cancel` is cancelled, then lets requests in flight finish, within
-/// [`ListenerOptions::drain`]. Idle connections are closed at once.
-pub async fn serve(listener: TcpListener, router: Router, options: ListenerOptions, cancel: CancellationToken) {
+/// [`ListenerOptions::drain`]. Idle connections are closed at once. `router` says for each request who answers it.
+pub async fn serve(
+    listener: TcpListener,
+    router: impl Fn() -> Router + Clone + Send + Unpin + 'static,
+    options: ListenerOptions,
+    cancel: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(options.max_connections));
     let options = Arc::new(options);
     let connections = TaskTracker::new();
@@ -104,14 +109,19 @@ pub async fn serve(listener: TcpListener, router: Router, options: ListenerOptio
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, options: Arc<ListenerOptions>, cancel: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    router: impl Fn() -> Router + Unpin,
+    options: Arc<ListenerOptions>,
+    cancel: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection was gone before it began");
         return;
     }
     let service = service_fn(move |request: Request<Incoming>| {
         // Boxed, for hyper gives the socket back only from behind a future that can be moved.
-        let answer = router.clone().oneshot(request.map(Body::new));
+        let answer = router().oneshot(request.map(Body::new));
         Box::pin(async move { answer.await.map_err(|never: Infallible| never) })
     });
     let head_bytes = 2 * options.max_header_bytes + REQUEST_LINE_BYTES;

@@ -48,7 +48,7 @@ impl Server {
             drain: Duration::from_secs(5),
         };
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, router, options, cancel.clone()));
+        let task = tokio::spawn(serve(listener, move || router.clone(), options, cancel.clone()));
         Self { address, cancel, task }
     }
 

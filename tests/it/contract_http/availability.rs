@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Someone, get, job_of, problem, send};
 use crate::support::{
-    PATIENCE, Stage, eventually,
+    App, PATIENCE, Stage, eventually,
     proxy::{Cut, Proxy},
 };
 
@@ -206,6 +206,52 @@ async fn a_replica_that_shuts_down_is_not_ready_and_finishes_what_it_began() {
     held.close().await.unwrap();
     assert_eq!(request.await.unwrap().0, 202);
     assert!(app.wait_for_exit(PATIENCE).await.success());
+}
+
+async fn livez(app: &App, base: &str) -> Result<(), String> {
+    let asked = app.http.get(format!("{base}/livez")).send();
+    let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    let answer = answer.map_err(|_| "no answer")?.map_err(|error| error.to_string())?;
+    assert_eq!(answer.status(), 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replica_that_waits_for_postgresql_at_its_start_lives_and_says_what_is_away() {
+    let stage = Stage::with_servers_of_its_own().await;
+    let someone = Someone::new(&stage).await;
+    stage.servers().postgres.stop().await.unwrap();
+    let app = stage.spawn_app(&[], &[]);
+    for base in [&app.base_url, &app.admin_url] {
+        eventually("it lives", PATIENCE, async || livez(&app, base).await).await;
+        problem(
+            &send(app.http.get(format!("{base}/readyz"))).await,
+            503,
+            "database-unavailable",
+        );
+    }
+    problem(&send(someone.post(&app)).await, 503, "database-unavailable");
+    let job = Uuid::now_v7().to_string();
+    problem(
+        &send(get(&app, &job, &someone.token)).await,
+        503,
+        "database-unavailable",
+    );
+
+    stage.servers().postgres.restart().await.unwrap();
+    app.ready().await;
+    // Over connections that were there before, too.
+    assert_eq!(send(someone.post(&app)).await.0, 202);
+    assert_eq!(send(get(&app, &job, &someone.token)).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_replica_is_stopped_while_it_waits_for_postgresql() {
+    let stage = Stage::with_servers_of_its_own().await;
+    stage.servers().postgres.stop().await.unwrap();
+    let app = stage.spawn_app(&[], &[]);
+    eventually("it lives", PATIENCE, async || livez(&app, &app.base_url).await).await;
+    assert!(app.term_and_wait().await.success());
 }
 
 /// A table that only they name, which nobody may look into for a while.
