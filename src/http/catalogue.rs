@@ -350,6 +350,25 @@ impl Code {
         }
     }
 
+    /// What a failure of the database is to the caller: it is away or busy, and the same may be asked again, or it is
+    /// our own fault.
+    pub fn of_database(error: &sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        match error {
+            E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => {
+                Self::DatabaseUnavailable
+            }
+            // https://www.postgresql.org/docs/current/errcodes-appendix.html: connections, operator intervention (a
+            // statement that took too long among them), resources, a standby, a lock that was not to be had.
+            E::Database(said) => match said.code().as_deref().unwrap_or_default() {
+                code if ["08", "57", "53"].iter().any(|class| code.starts_with(class)) => Self::DatabaseUnavailable,
+                "25006" | "55P03" | "40P01" => Self::DatabaseUnavailable,
+                _ => Self::Internal,
+            },
+            _ => Self::Internal,
+        }
+    }
+
     /// The code that a bare status of the framework stands for.
     pub fn of_status(status: StatusCode) -> Self {
         match status {

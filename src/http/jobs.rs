@@ -70,11 +70,17 @@ pub(super) async fn show(
 /// The job, or the problem that it is not to be had.
 pub(super) fn found(read: Result<Option<JobView>, StatusError>, job_id: Uuid) -> Result<JobView, Problem> {
     let failed = |error| {
-        let code = match error {
+        let code = match &error {
             StatusError::Crowded => Code::Overloaded,
-            StatusError::Database(_) | StatusError::Timeout => Code::DatabaseUnavailable,
+            StatusError::Timeout => Code::DatabaseUnavailable,
+            StatusError::Database(error) => Code::of_database(error),
         };
-        Problem::new(code).retry_after(1).cause(error)
+        let problem = Problem::new(code).cause(error);
+        if code == Code::Internal {
+            problem
+        } else {
+            problem.retry_after(1)
+        }
     };
     read.map_err(failed)?
         .ok_or_else(|| Problem::new(Code::NotFound).detail(format!("you have no job with the id {job_id}")))
@@ -125,5 +131,7 @@ mod tests {
         };
         assert_eq!(told(StatusError::Crowded), Code::Overloaded);
         assert_eq!(told(StatusError::Timeout), Code::DatabaseUnavailable);
+        assert_eq!(told(sqlx::Error::PoolTimedOut.into()), Code::DatabaseUnavailable);
+        assert_eq!(told(sqlx::Error::RowNotFound.into()), Code::Internal);
     }
 }

@@ -216,20 +216,7 @@ pub(super) async fn commit(tx: PgTransaction<'_>) -> Result<(), Problem> {
 
 /// What the database's failure is to the caller.
 pub(super) fn failed(error: sqlx::Error) -> Problem {
-    use sqlx::Error as E;
-    let code = match &error {
-        E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => {
-            Code::DatabaseUnavailable
-        }
-        // https://www.postgresql.org/docs/current/errcodes-appendix.html: connections, operator intervention (a
-        // statement that took too long among them), resources, a standby, a lock that was not to be had.
-        E::Database(said) => match said.code().as_deref().unwrap_or_default() {
-            code if ["08", "57", "53"].iter().any(|class| code.starts_with(class)) => Code::DatabaseUnavailable,
-            "25006" | "55P03" | "40P01" => Code::DatabaseUnavailable,
-            _ => Code::Internal,
-        },
-        _ => Code::Internal,
-    };
+    let code = Code::of_database(&error);
     // https://www.postgresql.org/docs/current/errcodes-appendix.html: query_canceled.
     let took_too_long = error
         .as_database_error()

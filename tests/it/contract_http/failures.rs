@@ -3,10 +3,11 @@
 use chrono::Utc;
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
+use sqlx::Executor as _;
 use uuid::Uuid;
 
 use super::{Someone, get, post, problem, raw, send};
-use crate::support::{Stage, token_with};
+use crate::support::{PATIENCE, Stage, eventually, token_with};
 
 #[tokio::test]
 async fn only_a_valid_token_is_let_in_and_each_refusal_names_the_scheme() {
@@ -148,4 +149,36 @@ async fn a_user_above_the_rate_is_told_when_to_come_back() {
         problem(answer, 429, "rate-limited");
     }
     assert_eq!(send(other.post(&app)).await.0, 202);
+}
+
+#[tokio::test]
+async fn a_read_that_fails_for_good_is_no_outage_and_is_in_the_log() {
+    let stage = Stage::new().await;
+    let app = stage.app_with(&["--role", "api"], &[]).await;
+    let someone = Someone::new(&stage).await;
+    let job = app.accept(someone.draft, &someone.token).await.to_string();
+    // As with a right that was taken away, or a schema that was changed by hand.
+    stage
+        .pool
+        .execute("alter table job_results rename to job_results_away")
+        .await
+        .unwrap();
+    problem(&send(get(&app, &job, &someone.token)).await, 500, "internal");
+    eventually("it is in the log, once", PATIENCE, async || {
+        let log = app.log();
+        let said = log.lines().filter(|line| line.contains("a request failed"));
+        let said: Vec<&str> = said.filter(|line| line.contains("job_results")).collect();
+        if said.len() == 1 && said[0].contains("ERROR") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    stage
+        .pool
+        .execute("alter table job_results_away rename to job_results")
+        .await
+        .unwrap();
+    assert_eq!(send(get(&app, &job, &someone.token)).await.0, 200);
 }
