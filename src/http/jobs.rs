@@ -11,13 +11,17 @@ use axum::{
 use uuid::Uuid;
 
 use super::{ApiState, catalogue::Code, edge::AboutJob, etag, id, prefer, prefer::Wait, problem::Problem};
-use crate::jobs::status::{JobView, StatusError};
+use crate::jobs::{
+    status::{JobView, StatusError},
+    watch::Waited,
+};
 
 /// What became of a job of yours.
 ///
 /// `status` says what became of the job, `message` what became of its message to the Content Service.
 /// With `Prefer: wait=N` the answer comes as soon as the job differs from `If-None-Match`, or, without
 /// that header, has a final status; at the latest after N seconds (at most 60), with what there is then.
+/// Without `Preference-Applied` nothing was waited for: too many wait already, so pause before you ask again.
 #[utoipa::path(
     get, path = "/api/jobs/{jobId}", operation_id = "read_job", tag = "jobs",
     params(
@@ -35,7 +39,7 @@ use crate::jobs::status::{JobView, StatusError};
             headers(
                 ("ETag" = String, description = "Weak: changes with the status of the job or of its message"),
                 ("Cache-Control" = String, description = "`private, no-cache`"),
-                ("Preference-Applied" = String, description = "`wait=N`, when a wait was asked for"),
+                ("Preference-Applied" = String, description = "`wait=N`, when a wait was asked for and granted"),
             ),
         ),
         (
@@ -43,7 +47,7 @@ use crate::jobs::status::{JobView, StatusError};
             headers(
                 ("ETag" = String, description = "As with 200"),
                 ("Cache-Control" = String, description = "`private, no-cache`"),
-                ("Preference-Applied" = String, description = "`wait=N`, when a wait was asked for"),
+                ("Preference-Applied" = String, description = "`wait=N`, when a wait was asked for and granted"),
             ),
         ),
     )
@@ -55,20 +59,19 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let user_id = api.identify(&headers).await?;
     let job_id = id::parse("the job's id", &job_id)?;
-    let wait = Wait::of(&headers);
-    let job = match wait {
-        Some(wait) => {
-            let has_one = headers.contains_key(header::IF_NONE_MATCH);
-            let is_news = |job: &JobView| has_one && !etag::is_known(&job.etag(), &headers);
-            api.watch.wait(job_id, user_id, wait.duration(), is_news).await
-        }
-        None => api.status.read(job_id, user_id).await,
+    let Some(wait) = Wait::of(&headers) else {
+        let job = found(api.status.read(job_id, user_id).await, job_id)?;
+        return Ok(answer(&job, &headers, None));
     };
-    Ok(answer(&found(job, job_id)?, &headers, wait))
+    let has_one = headers.contains_key(header::IF_NONE_MATCH);
+    let is_news = |job: &JobView| has_one && !etag::is_known(&job.etag(), &headers);
+    let waited = api.watch.wait(job_id, user_id, wait.duration(), is_news).await;
+    let Waited { job, had_place } = found(waited, job_id)?;
+    Ok(answer(&job, &headers, had_place.then_some(wait)))
 }
 
-/// The job, or the problem that it is not to be had.
-pub(super) fn found(read: Result<Option<JobView>, StatusError>, job_id: Uuid) -> Result<JobView, Problem> {
+/// What was read of the job, or the problem that it is not to be had.
+pub(super) fn found<T>(read: Result<Option<T>, StatusError>, job_id: Uuid) -> Result<T, Problem> {
     let failed = |error| {
         let code = match &error {
             StatusError::Crowded => Code::Overloaded,
@@ -97,7 +100,8 @@ pub(super) const PROBLEMS: &[Code] = &[
     Code::KeysUnavailable,
 ];
 
-fn answer(job: &JobView, headers: &HeaderMap, wait: Option<Wait>) -> Response {
+/// `waited`: the wait that was granted.
+fn answer(job: &JobView, headers: &HeaderMap, waited: Option<Wait>) -> Response {
     // Anybody's cache must ask again: a job changes at any moment.
     const CACHING: HeaderValue = HeaderValue::from_static("private, no-cache");
     let tag = job.etag();
@@ -113,7 +117,7 @@ fn answer(job: &JobView, headers: &HeaderMap, wait: Option<Wait>) -> Response {
         HeaderValue::from_str(&tag).expect("a tag is visible ASCII"),
     );
     answered.insert(header::CACHE_CONTROL, CACHING);
-    if let Some(wait) = wait {
+    if let Some(wait) = waited {
         answered.insert(prefer::APPLIED, wait.applied());
     }
     response
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn a_crowd_is_not_told_as_a_database_that_is_down() {
         let told = |error| {
-            let problem = found(Err(error), Uuid::nil()).unwrap_err();
+            let problem = found::<JobView>(Err(error), Uuid::nil()).unwrap_err();
             problem.code()
         };
         assert_eq!(told(StatusError::Crowded), Code::Overloaded);

@@ -72,6 +72,15 @@ pub struct Watcher {
     _place: Place,
 }
 
+/// What a wait has ended with.
+#[derive(Debug)]
+pub struct Waited {
+    /// As it was read last.
+    pub job: JobView,
+    /// There was a place to wait, see [`Watch::join`].
+    pub had_place: bool,
+}
+
 impl Watch {
     /// Starts the task that reads. It is told of changes by `notifier`; for those of other replicas, run
     /// [`elsewhere::listen`]. On `cancel` all who wait are answered with what there is.
@@ -121,7 +130,7 @@ impl Watch {
     }
 
     /// The job, as [`StatusReader::read`], as soon as `is_news` says that it is worth an answer, else when its
-    /// status is final, else when the time is up. Answered at once when there is no place, see [`Watch::join`].
+    /// status is final, else when the time is up. Answered at once when there is no place.
     ///
     /// `is_news` is true of a representation that the client does not have yet; always false for a client
     /// that named none.
@@ -131,15 +140,16 @@ impl Watch {
         user_id: Uuid,
         time: Duration,
         is_news: impl Fn(&JobView) -> bool,
-    ) -> Result<Option<JobView>, StatusError> {
+    ) -> Result<Option<Waited>, StatusError> {
         let time_is_up = Instant::now() + time;
         let watcher = self.join(job_id, user_id);
         let Some(first) = self.0.reader.read(job_id, user_id).await? else {
             return Ok(None);
         };
         let is_enough = |job: &JobView| job.status.is_final() || is_news(job);
+        let had_place = watcher.is_some();
         let Some(mut watcher) = watcher.filter(|_| !is_enough(&first)) else {
-            return Ok(Some(first));
+            return Ok(Some(Waited { job: first, had_place }));
         };
         watcher.has_read();
         let mut latest = Arc::new(first);
@@ -155,7 +165,8 @@ impl Watch {
             () = enough => {}
             () = sleep_until(time_is_up) => {}
         }
-        Ok(Some(Arc::unwrap_or_clone(latest)))
+        let job = Arc::unwrap_or_clone(latest);
+        Ok(Some(Waited { job, had_place }))
     }
 
     /// Clients that wait now.

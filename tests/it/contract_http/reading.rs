@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
 use super::{Someone, get, send};
-use crate::support::Stage;
+use crate::support::{PATIENCE, Stage, eventually};
+
+/// Clients of one user that may wait.
+const PLACES: usize = 1_000;
 
 #[tokio::test]
 async fn a_reader_is_told_what_is_new_and_may_wait_for_it() {
@@ -116,4 +119,46 @@ async fn health_is_on_both_listeners_and_the_rest_for_operators_on_theirs() {
     let (status, _, page) = operators("/docs/").await;
     assert_eq!(status, 200);
     assert!(!page.contains("https://") && page.contains("swagger-ui"), "{page}");
+}
+
+#[tokio::test]
+async fn a_wait_for_which_there_is_no_place_is_not_said_to_be_applied() {
+    let stage = Stage::new().await;
+    let app = stage.app_with(&["--role", "api"], &[]).await;
+    let someone = Someone::new(&stage).await;
+    let job = app.accept(someone.draft, &someone.token).await.to_string();
+    let address = app.base_url.strip_prefix("http://").expect("a URL");
+    let head = format!(
+        "GET /api/jobs/{job} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\nprefer: wait=60\r\n\r\n",
+        someone.token
+    );
+    let is_applied = async || {
+        let (status, headers, body) = send(get(&app, &job, &someone.token).header("prefer", "wait=1")).await;
+        assert_eq!(status, 200, "{body}");
+        headers.contains_key("preference-applied")
+    };
+    assert!(is_applied().await);
+    let begin_to_wait = async || {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        stream.write_all(head.as_bytes()).await.expect("the bytes go out");
+        stream
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..PLACES {
+        waiting.push(begin_to_wait().await);
+    }
+    eventually("all places are taken", PATIENCE, async || {
+        if is_applied().await {
+            // It may have had the place of one that found none.
+            waiting.push(begin_to_wait().await);
+            return Err("it waits");
+        }
+        Ok(())
+    })
+    .await;
+    drop(waiting);
+    eventually("the places are given back", PATIENCE, async || {
+        if is_applied().await { Ok(()) } else { Err("no place") }
+    })
+    .await;
 }

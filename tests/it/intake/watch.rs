@@ -10,7 +10,7 @@ use image_job_dispatcher::{
         JobStatus,
         status::{JobView, MessageState, StatusError},
         watch::{
-            POLL, Watch,
+            POLL, Waited, Watch,
             elsewhere::{self, Origin},
         },
     },
@@ -52,8 +52,8 @@ async fn result(ground: &Ground, job_ids: &[Uuid], status: &str) {
     ground.notifier.answered(job_ids);
 }
 
-fn found(answer: Result<Option<JobView>, StatusError>) -> JobView {
-    answer.unwrap().expect("the job")
+fn found(answer: Result<Option<Waited>, StatusError>) -> JobView {
+    answer.unwrap().expect("the job").job
 }
 
 const LONG: Duration = Duration::from_mins(1);
