@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{CliError, Context};
 use crate::{
-    config::Config,
+    config::{Config, Redis},
     console::{
         self, ConsoleState,
         monitor::{self, Monitor, Probe, Sampler},
@@ -109,8 +109,11 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
     let readiness = Readiness::new(database.clone(), stop.clone());
 
     // One after the other, from the outside to the inside.
-    let (stop_http, stop_intake, stop_relay) = (stop.clone(), CancellationToken::new(), CancellationToken::new());
-    let stop_notices = CancellationToken::new();
+    let (stop_intake, stop_relay, stop_notices) = (
+        CancellationToken::new(),
+        CancellationToken::new(),
+        CancellationToken::new(),
+    );
     let mut tasks = Tasks::default();
     let listener_options = ListenerOptions {
         max_connections: config.http.max_connections,
@@ -137,7 +140,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
         let router = move || accepting.get().unwrap_or(&waiting).clone();
         tasks.spawn(
             "public listener",
-            listener::serve(public, router, listener_options.clone(), stop_http.clone()),
+            listener::serve(public, router, listener_options.clone(), stop.clone()),
         );
     }
     let authenticator = authenticator(config, role).await?;
@@ -190,13 +193,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
 
     let intake_tasks = TaskTracker::new();
     if role != Role::Relay {
-        let cache = JobCache::new(
-            config.redis.url.expose_secret(),
-            config.redis.budget,
-            config.jobs.ttl,
-            Arc::clone(&metrics),
-        )
-        .context("redis.url")?;
+        let cache = cache(config, &metrics)?;
         let intake = intake::spawn(
             IntakeOptions {
                 database: database.clone(),
@@ -221,11 +218,8 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             status::STATEMENT_TIMEOUT,
         );
         let status = StatusReader::new(reads, cache, &config.kafka.topic);
-        let watch = Watch::spawn(status.clone(), &notifier, &intake_tasks, stop_http.clone());
-        let (of_others, stop_listening) = (
-            elsewhere::listen(database.clone(), watch.clone(), origin),
-            stop_http.clone(),
-        );
+        let watch = Watch::spawn(status.clone(), &notifier, &intake_tasks, stop.clone());
+        let (of_others, stop_listening) = (elsewhere::listen(database.clone(), watch.clone(), origin), stop.clone());
         intake_tasks.spawn(async move {
             _ = stop_listening.run_until_cancelled(of_others).await;
         });
@@ -329,6 +323,13 @@ async fn authenticator(config: &Config, role: Role) -> Result<Option<Authenticat
     }
 }
 
+/// Redis.
+fn cache(config: &Config, metrics: &Arc<Metrics>) -> Result<JobCache, CliError> {
+    let Redis { url, budget } = &config.redis;
+    let cache = JobCache::new(url.expose_secret(), *budget, config.jobs.ttl, Arc::clone(metrics));
+    Ok(cache.context("redis.url")?)
+}
+
 /// Connections of this name, none of which is opened before it is needed. PostgreSQL ends a statement after `timeout`.
 fn pool(config: &Config, database: &PgConnectOptions, name: &str, connections: u32, timeout: Duration) -> PgPool {
     let options = session::with_stable_plans(database.clone()).application_name(name);
@@ -345,13 +346,7 @@ fn monitor(
     metrics: &Arc<Metrics>,
 ) -> Result<(Monitor, Sampler), CliError> {
     let kafka = BrokerProbe::new(&config.kafka).context("kafka.properties")?;
-    let redis = JobCache::new(
-        config.redis.url.expose_secret(),
-        config.redis.budget,
-        config.jobs.ttl,
-        Arc::clone(metrics),
-    )
-    .context("redis.url")?;
+    let redis = cache(config, metrics)?;
     let pool = pool(config, database, "dispatcher monitor", 1, monitor::DATABASE_TIMEOUT);
     Ok(monitor::monitor(
         pool,
@@ -374,20 +369,13 @@ fn results(
     notifier: &Notifier,
     metrics: &Arc<Metrics>,
 ) -> Result<Results, CliError> {
-    let pool = pool(config, database, "dispatcher results", 2, results::STATEMENT_TIMEOUT);
-    let cache = JobCache::new(
-        config.redis.url.expose_secret(),
-        config.redis.budget,
-        config.jobs.ttl,
-        Arc::clone(metrics),
-    )
-    .context("redis.url")?;
+    let pool = pool(config, database, "dispatcher results", 1, results::STATEMENT_TIMEOUT);
     Ok(Results {
         client: base_config(&config.kafka),
         topic: config.kafka.result_topic.clone(),
-        reader: StatusReader::new(pool.clone(), cache.clone(), &config.kafka.topic),
+        job_topic: config.kafka.topic.clone(),
         pool,
-        cache,
+        cache: cache(config, metrics)?,
         notifier: notifier.clone(),
         metrics: Arc::clone(metrics),
     })

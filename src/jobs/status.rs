@@ -242,6 +242,12 @@ impl Statements {
     }
 }
 
+/// The jobs that there are, in no order. `topic` as in [`StatusReader::new`].
+pub(super) async fn read_jobs(conn: &mut PgConnection, job_ids: &[Uuid], topic: &str) -> sqlx::Result<Vec<Found>> {
+    let rows = find(job_ids, topic).fetch_all(conn).await?;
+    rows.iter().map(found).collect()
+}
+
 /// One job and its owner, whoever asks; `None`: there is none. `topic` as in [`StatusReader::new`].
 pub async fn read_job(conn: &mut PgConnection, job_id: Uuid, topic: &str) -> sqlx::Result<Option<(Uuid, JobView)>> {
     let row = find(&[job_id], topic).fetch_optional(conn).await?;

@@ -30,7 +30,7 @@ use self::{
 };
 use super::{
     cache::JobCache,
-    status::{Found, StatusError, StatusReader},
+    status::{self, Found},
 };
 use crate::{
     outbox::notifier::Notifier,
@@ -52,10 +52,10 @@ pub struct Results {
     pub client: ClientConfig,
     /// The result topic.
     pub topic: String,
-    /// For writing; one connection is enough.
+    /// One connection is enough.
     pub pool: PgPool,
-    /// For what has become of the jobs, to tell Redis.
-    pub reader: StatusReader,
+    /// As `topic` of [`status::StatusReader::new`].
+    pub job_topic: String,
     /// Redis.
     pub cache: JobCache,
     /// Told of the jobs that are answered, for those who wait.
@@ -161,12 +161,12 @@ impl Results {
     }
 
     /// Idempotent: it may be cut short anywhere and done again.
-    async fn apply(&self, conn: &mut PgConnection, batch: &Batch<'_>) -> Result<(), StatusError> {
-        let new = store::insert_results(conn, &batch.results()).await?;
+    async fn apply(&self, conn: &mut PgConnection, batch: &Batch<'_>) -> sqlx::Result<()> {
+        let new = store::insert_results(&mut *conn, &batch.results()).await?;
         let mut job_ids: Vec<_> = batch.answers.iter().map(|answer| answer.result.job_id).collect();
         job_ids.sort_unstable();
         job_ids.dedup();
-        let jobs = self.reader.read_many(&job_ids).await?;
+        let jobs = status::read_jobs(&mut *conn, &job_ids, &self.job_topic).await?;
 
         let known: Vec<_> = jobs.iter().map(|found| found.job.job_id).collect();
         if new.rows > 0 {
