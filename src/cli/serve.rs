@@ -442,8 +442,7 @@ async fn wait_for_schema(database: &PgConnectOptions) -> Result<Installation, Cl
             schema::check(&mut conn).await?;
             Ok(installation::read(&mut conn).await?)
         };
-        let checked = tokio::time::timeout(ANSWER_TIMEOUT, checked).await;
-        match checked.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into())) {
+        match session::answered_within(ANSWER_TIMEOUT, checked).await {
             Ok(known) => return Ok(known),
             Err(SchemaError::Database(error)) => {
                 let reason = CliError::from(error).to_string();

@@ -8,6 +8,8 @@ use sqlx::{
 };
 use tokio::time::{sleep, timeout};
 
+use super::session::answered_within;
+
 /// After a lost connection or a failed attempt.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -46,14 +48,6 @@ pub async fn listen(
     }
 }
 
-fn no_answer() -> sqlx::Error {
-    std::io::Error::new(
-        std::io::ErrorKind::TimedOut,
-        format!("PostgreSQL has not answered for {ANSWER_TIMEOUT:?}"),
-    )
-    .into()
-}
-
 async fn begin_to_listen(database: &PgConnectOptions, channel: &str) -> sqlx::Result<PgListener> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -65,8 +59,7 @@ async fn begin_to_listen(database: &PgConnectOptions, channel: &str) -> sqlx::Re
 }
 
 async fn listen_once(database: &PgConnectOptions, channel: &str, hear: &mut impl FnMut(Heard<'_>)) -> sqlx::Result<()> {
-    let begun = timeout(ANSWER_TIMEOUT, begin_to_listen(database, channel)).await;
-    let mut listener = begun.map_err(|_| no_answer())??;
+    let mut listener = answered_within(ANSWER_TIMEOUT, begin_to_listen(database, channel)).await?;
     hear(Heard::Listening);
     loop {
         match timeout(SILENCE, listener.try_recv()).await {
@@ -74,12 +67,9 @@ async fn listen_once(database: &PgConnectOptions, channel: &str, hear: &mut impl
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => return Err(error),
             // A link of which one end is gone is as silent as one on which nothing happens.
-            Err(_) => match timeout(ANSWER_TIMEOUT, listener.execute("select 1")).await {
-                Ok(answer) => {
-                    answer?;
-                }
-                Err(_) => return Err(no_answer()),
-            },
+            Err(_) => {
+                answered_within(ANSWER_TIMEOUT, listener.execute("select 1")).await?;
+            }
         }
     }
 }

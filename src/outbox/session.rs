@@ -1,8 +1,11 @@
-//! Settings of the service's sessions in PostgreSQL, in one place: what nobody waits for any more has to end there too.
+//! Settings of the service's sessions in PostgreSQL, in one place, and how long an answer is waited for: what nobody waits
+//! for any more has to end there too.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use futures_util::FutureExt as _;
 use sqlx::postgres::PgConnectOptions;
+use tokio::time;
 
 /// Of every session of the service. A statement ends a second after its client has closed the connection: otherwise one
 /// that waits for a lock stays when it was given up, and takes a connection of the server for as long. A session ends a
@@ -35,4 +38,37 @@ pub fn with_stable_plans(options: PgConnectOptions) -> PgConnectOptions {
         ("enable_seqscan", "off"),
         ("jit", "off"),
     ])
+}
+
+/// Bounds a call of the database. What takes longer has failed, as [`sqlx::Error::Io`]: its connection is half-open, or its
+/// server stands still.
+///
+/// # Errors
+/// Those of `call`, and that it took longer than `bound`.
+pub fn answered_within<T, E: From<sqlx::Error>>(
+    bound: Duration,
+    call: impl Future<Output = Result<T, E>>,
+) -> impl Future<Output = Result<T, E>> {
+    let late = move |_| {
+        let text = format!("PostgreSQL has not answered for {bound:?}");
+        Err(sqlx::Error::from(io::Error::new(io::ErrorKind::TimedOut, text)).into())
+    };
+    // No `async fn`, which would hold `call` twice: the statements' futures are large.
+    time::timeout(bound, call).map(move |answer| answer.unwrap_or_else(late))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_says_nothing_is_named_and_for_how_long() {
+        let call = std::future::pending::<sqlx::Result<()>>();
+        let error = answered_within(Duration::from_millis(1), call).await.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Io(_)), "{error:?}");
+        assert!(
+            error.to_string().contains("PostgreSQL has not answered for 1ms"),
+            "{error}"
+        );
+    }
 }

@@ -33,7 +33,7 @@ use crate::{
         notifier::Notifier,
         record::RecordLimit,
         retention::Kept,
-        session::{with_idle_timeout, with_stable_plans, with_statement_timeout},
+        session::{answered_within, with_idle_timeout, with_stable_plans, with_statement_timeout},
         store::Sample,
         wake::Wake,
     },
@@ -135,15 +135,7 @@ impl Relay {
 
 /// Bounds a database call.
 async fn within<T, E: From<sqlx::Error>>(call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    bounded(DATABASE_TIMEOUT, call).await
-}
-
-/// What takes longer than `bound` has failed: its connection is half-open, or its server stands still.
-async fn bounded<T, E: From<sqlx::Error>>(bound: Duration, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    match tokio::time::timeout(bound, call).await {
-        Ok(done) => done,
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
-    }
+    answered_within(DATABASE_TIMEOUT, call).await
 }
 
 /// How a term ended.

@@ -8,11 +8,12 @@ use sqlx::PgConnection;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Relay, bounded, within};
+use super::{Relay, within};
 use crate::outbox::{
     listener::{self, Heard},
     partitions::{self, CHECKPOINT_PARTITION_SEQS},
     retention,
+    session::answered_within,
 };
 
 /// The channel on which replicas that do not lead say that they have accepted something.
@@ -99,7 +100,7 @@ impl Upkeep {
                 let mut db = relay.connect_for_upkeep().await?;
                 let ready = within(make(&relay, &mut db, seq)).await?;
                 // Bounded: while it runs, no partition is made ahead.
-                if retains && let Err(error) = bounded(ROUND_EVERY / 2, retain(&relay, &mut db)).await {
+                if retains && let Err(error) = answered_within(ROUND_EVERY / 2, retain(&relay, &mut db)).await {
                     tracing::warn!(%error, "retention failed; it is tried again in the next round");
                 }
                 Ok(ready)
