@@ -166,12 +166,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         // While the worker ends, too.
         drain: args.shutdown_budget,
     };
-    let served = listener::serve(
-        listener,
-        pages::router(gallery, args.list_jobs),
-        options,
-        stop.softly.clone(),
-    );
+    let pages = pages::router(gallery, args.list_jobs);
+    let served = listener::serve(listener, move || pages.clone(), options, stop.softly.clone());
     let served = tokio::spawn(served);
     tokio::spawn(pass_on_signals(stop.clone(), args.shutdown_budget));
     tracing::info!(%public_url, %place, places, "ready");

@@ -104,17 +104,6 @@ pub(super) async fn follow(
     Ok(response)
 }
 
-/// The problems of [`follow`].
-pub(super) const PROBLEMS: &[Code] = &[
-    Code::MalformedId,
-    Code::Unauthorized,
-    Code::NotFound,
-    Code::RateLimited,
-    Code::Overloaded,
-    Code::DatabaseUnavailable,
-    Code::KeysUnavailable,
-];
-
 /// The header `Last-Event-ID`: what the caller has, in the words of [`event_id`]. What is none of ours is as none.
 pub(super) fn known_event(headers: &HeaderMap) -> Option<String> {
     let value = headers.get("last-event-id")?.to_str().ok()?;

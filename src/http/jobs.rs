@@ -89,7 +89,7 @@ pub(super) fn found<T>(read: Result<Option<T>, StatusError>, job_id: Uuid) -> Re
         .ok_or_else(|| Problem::new(Code::NotFound).detail(format!("you have no job with the id {job_id}")))
 }
 
-/// The problems of [`show`].
+/// The problems of [`show`], and of the stream of the same job.
 pub(super) const PROBLEMS: &[Code] = &[
     Code::MalformedId,
     Code::Unauthorized,

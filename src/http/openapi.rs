@@ -22,7 +22,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
     catalogue::{self, Code},
-    content_generation, health, job_events, jobs,
+    content_generation, health, jobs,
     problem::{self, ProblemBody},
 };
 
@@ -76,7 +76,7 @@ pub type Problems = &'static [(&'static str, &'static [Code])];
 const PROBLEMS: Problems = &[
     ("accept_job", content_generation::PROBLEMS),
     ("read_job", jobs::PROBLEMS),
-    ("follow_job", job_events::PROBLEMS),
+    ("follow_job", jobs::PROBLEMS),
     ("livez", &[]),
     ("readyz", health::READYZ_PROBLEMS),
     ("list_problems", &[]),

@@ -1,4 +1,4 @@
-//! The accept loop of both listeners, on hyper itself: `axum::serve` sets no timer, so a client could
+//! The accept loop of all listeners, on hyper itself: `axum::serve` sets no timer, so a client could
 //! send its headers for ever.
 //!
 //! Bounded here: open connections, the time a head may take, the head's size, the time that a client may leave an
