@@ -108,14 +108,18 @@ async fn answers_twice_late_and_out_of_order_never_move_a_job_back() {
             (&expected["images"], &expected["error"]),
             "{name}: {seen}"
         );
-        let mut redis = redis(&stage).await;
-        let cached: String = redis::cmd("GET")
-            .arg(format!("job:{job_id}"))
-            .query_async(&mut redis)
-            .await
-            .unwrap();
-        let cached: Value = serde_json::from_str(&cached).unwrap();
-        assert_eq!(cached["status"], status, "{name}: {cached}");
+        // Redis is told after the marker is put aside.
+        let redis = redis(&stage).await;
+        eventually(&format!("{name}: Redis is told"), PATIENCE, async || {
+            let cached: Option<String> = redis::cmd("GET")
+                .arg(format!("job:{job_id}"))
+                .query_async(&mut redis.clone())
+                .await
+                .unwrap();
+            let cached: Value = serde_json::from_str(&cached.ok_or("nothing")?).unwrap();
+            (cached["status"] == status).then_some(()).ok_or(cached.to_string())
+        })
+        .await;
     }
 }
 
@@ -286,4 +290,32 @@ async fn published(pool: &PgPool, count: usize) {
 async fn redis(stage: &Stage) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(stage.servers().redis.url()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_could_not_be_applied_before_a_stop_is_applied_by_who_comes_next() {
+    let stage = Stage::with_servers_of_its_own().await.set("shutdown.budget", "6s");
+    let app = stage.app().await;
+    let content = ContentService::on(&stage).await;
+    let (job_id, token) = job(&stage, &app).await;
+    stage.servers().postgres.kill();
+    content.result(job_id, &completed(job_id)).await;
+    eventually("it waits", PATIENCE, async || {
+        let log = app.log();
+        let waits = log.contains("results cannot be applied now");
+        waits.then_some(()).ok_or(log)
+    })
+    .await;
+    assert!(app.term_and_wait().await.success());
+    stage.servers().postgres.restart().await.expect("PostgreSQL starts");
+    let app = stage.app().await;
+    eventually("the answer is applied", PATIENCE, async || {
+        let seen = body(&app, job_id, &token).await;
+        if seen["status"] == "COMPLETED" {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
 }
