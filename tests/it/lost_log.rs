@@ -173,3 +173,28 @@ async fn a_log_whose_beginning_was_deleted_is_the_same_log() {
     settled(&stage, 12).await;
     assert_eq!(json(&stage, &["outbox", "stats"]).await["halted"], Value::Null);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_leads_whose_next_offset_lies_below_what_retention_has_left() {
+    let stage = Stage::new().await.set("relay.delivery", "exactly-once");
+    let someone = Someone::new(&stage).await;
+    let app = stage.app().await;
+    // Of one draft, and so in one partition.
+    someone.accepted(&app, 3).await;
+    settled(&stage, 3).await;
+    let partition = stage.records(3).await[0].partition;
+    assert!(app.term_and_wait().await.success());
+    let next: i64 = sqlx::query_scalar("select next_offsets[$1 + 1] from outbox_checkpoints order by seq desc limit 1")
+        .bind(partition)
+        .fetch_one(&stage.pool)
+        .await
+        .expect("a next offset");
+    // The marker of the last commit lies behind the last record.
+    let end = stage.end_of_log().await;
+    assert!(next < end, "{next}, and the log ends at {end}");
+    delete_records_below(&stage, partition, end).await;
+    let app = stage.app().await;
+    someone.accepted(&app, 1).await;
+    settled(&stage, 4).await;
+    assert_eq!(json(&stage, &["outbox", "stats"]).await["halted"], Value::Null);
+}
