@@ -467,3 +467,37 @@ async fn a_table_that_stays_locked_is_an_outage_and_not_a_key_that_is_held() {
     }
     ground.stop().await;
 }
+
+#[tokio::test]
+async fn a_commit_in_doubt_is_not_refused_because_its_repeats_fail() {
+    let ground = Ground::new().await;
+    let draft = ground.draft().await;
+    // As on a full disk, from the second statement on.
+    ground
+        .run(
+            "create sequence tries;
+             create function once() returns trigger language plpgsql as $$ begin
+                 if nextval('tries') > 1 then raise 'no space left' using errcode = '53100'; end if;
+                 return null; end $$;
+             create trigger once before insert on jobs for each statement execute function once()",
+        )
+        .await;
+    let (intake, proxy) = behind_proxy(&ground, Cut::AfterTheAnswer).await;
+    proxy.cut_next(1);
+    let (answer, ()) = tokio::join!(intake.accept(ground.request(draft)), async {
+        eventually("it is repeated", PATIENCE, async || {
+            let tries: i64 = sqlx::query_scalar("select last_value from tries")
+                .fetch_one(ground.pool())
+                .await
+                .unwrap();
+            if tries >= 2 { Ok(()) } else { Err(tries) }
+        })
+        .await;
+        ground.run("drop trigger once on jobs").await;
+    });
+    let Accepted { job_id, replayed } = answer.expect("the first attempt was committed");
+    assert!(!replayed, "it is the first answer");
+    assert_eq!(proxy.cuts_left(), 0, "an answer was lost");
+    ground.assert_exactly([job_id]).await;
+    ground.stop().await;
+}
