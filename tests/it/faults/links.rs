@@ -405,3 +405,97 @@ async fn f42_a_transaction_that_a_slow_link_carries_for_longer_than_an_outage_ta
     );
     assert_eq!(linked.stage.records(81).await.len(), 81, "each once");
 }
+
+/// Of the statement that records a dead letter, as it is first prepared on a connection.
+const BURIES: &[u8] = b"insert into outbox_dead_letters";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_leader_whose_connection_is_half_open_in_the_middle_of_a_checkpoint_gets_its_number_back() {
+    let linked = Linked::with_postgres(async |port| Proxy::cutting(port, BURIES, Cut::Stranded).await).await;
+    linked.stage.limit_topic("3000").await;
+    write_rows(&linked.stage, 1, 5000).await;
+    write_rows(&linked.stage, 1, 10).await;
+    linked.postgres.cut_next(1);
+    let relay = linked.stage.spawn_app(&["--role", "relay"], &[]);
+    // The checkpoint's row is in a transaction that nobody goes on with: only the server can end it.
+    eventually(
+        "one is published and one is dead",
+        2 * MENDS_ITSELF_WITHIN,
+        async || {
+            let seen: (i64, i64, i64) = sqlx::query_as("select pending, published, dead from outbox_overview")
+                .fetch_one(&linked.stage.pool)
+                .await
+                .expect("the overview");
+            if seen == (0, 1, 1) {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}; {}", relay.log()))
+            }
+        },
+    )
+    .await;
+    assert_eq!(linked.postgres.cuts_left(), 0, "no checkpoint was stranded");
+}
+
+/// Waits for so many checkpoints more.
+async fn prolonged(stage: &Stage, times: i64) {
+    let newest = async || {
+        sqlx::query_scalar::<_, i64>("select max(seq) from outbox_checkpoints")
+            .fetch_one(&stage.pool)
+            .await
+            .expect("checkpoints")
+    };
+    let before = newest().await;
+    eventually(&format!("{times} checkpoints"), MENDS_ITSELF_WITHIN, async || {
+        let more = newest().await - before;
+        if more >= times { Ok(()) } else { Err(more) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_answers_that_come_later_than_the_lease_lasts_let_no_record_go() {
+    const ROWS: u32 = 8;
+    let linked = Linked::new().await;
+    let relay = linked.stage.spawn_app(&["--role", "relay"], &[("relay.lease", "1s")]);
+    write_rows(&linked.stage, 1, 10).await;
+    linked.stage.drained().await;
+    linked.kafka.set(Weather {
+        up: Flow::Stopped,
+        down: Flow::Stopped,
+    });
+    write_rows(&linked.stage, ROWS, 10).await;
+    let on_their_way = async || relay.metric("outbox_unacknowledged_rows").await;
+    eventually("they are on their way", PATIENCE, async || {
+        let seen = on_their_way().await;
+        if seen >= f64::from(ROWS) { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    linked.postgres.set(Weather {
+        down: Flow::Delayed(Duration::from_millis(1500)),
+        ..Weather::default()
+    });
+    // When the second of these is sent, the lease has ended that the first one brought, and each is over when it is told.
+    prolonged(&linked.stage, 2).await;
+    write_rows(&linked.stage, ROWS, 10).await;
+    // One on its way, one that tells of the rows, and one after they were read.
+    prolonged(&linked.stage, 3).await;
+    assert!(on_their_way().await <= f64::from(ROWS), "{}", relay.log());
+    // A checkpoint of receipts comes no sooner than a poll.
+    linked.kafka.set(Weather::default());
+    let published = i64::from(1 + ROWS);
+    eventually("the former ones are recorded", MENDS_ITSELF_WITHIN, async || {
+        let seen: i64 = sqlx::query_scalar("select published from outbox_overview")
+            .fetch_one(&linked.stage.pool)
+            .await
+            .expect("the overview");
+        if seen >= published { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    prolonged(&linked.stage, 2).await;
+    let records = linked.stage.records_now().await.len();
+    assert_eq!(records as i64, published, "{}", relay.log());
+    linked.postgres.set(Weather::default());
+    linked.stage.drained().await;
+    assert_eq!(linked.stage.records(1).await.len(), 1 + 2 * ROWS as usize, "each once");
+}

@@ -309,6 +309,8 @@ const FAULTS: &[Fault] = &[
             "faults/links::f42_a_link_of_a_kilobyte_a_second_slows_down_and_loses_nothing",
             "faults/links::f42_of_a_backlog_in_exactly_once_mode_more_than_a_read_and_no_more_than_a_bound_waits_for_a_link",
             "faults/links::f42_a_transaction_that_a_slow_link_carries_for_longer_than_an_outage_takes_to_show_is_none",
+            "faults/links::f42_a_leader_whose_connection_is_half_open_in_the_middle_of_a_checkpoint_gets_its_number_back",
+            "faults/links::f42_answers_that_come_later_than_the_lease_lasts_let_no_record_go",
         ],
     ),
     fault(
