@@ -217,3 +217,48 @@ async fn what_the_topic_does_not_take_is_refused_by_a_replica_that_has_never_see
     assert_eq!(answer.status(), 413);
     away.accept(small, &token_for(user)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_take_no_place_in_the_window() {
+    let stage = Stage::with_topic(&[("max.message.bytes", "3000")])
+        .await
+        .set("relay.window", "2");
+    let app = stage.app().await;
+    write_rows(&stage, Uuid::new_v4(), &[5000, 5000, 5000, 10]).await;
+    overview(&stage, (0, 1, 3)).await;
+    assert!(app.term_and_wait().await.success());
+    assert!(app.log().contains("drained: nothing will be repeated"), "{}", app.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_which_a_delivery_fails_does_not_say_that_nothing_will_be_repeated() {
+    let stage = Stage::with_servers_of_its_own().await.set("shutdown.budget", "60s");
+    let app = stage.app().await;
+    write_rows(&stage, Uuid::new_v4(), &[10]).await;
+    overview(&stage, (0, 1, 0)).await;
+    // The service does not know it yet.
+    stage.limit_topic("3000").await;
+    stage.servers().kafka.freeze();
+    write_rows(&stage, Uuid::new_v4(), &[10, 5000, 10]).await;
+    eventually("they are on their way", PATIENCE, async || {
+        let seen = app.metric("outbox_unacknowledged_rows").await;
+        if seen >= 3.0 { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    app.term();
+    eventually("it waits for reports", PATIENCE, async || {
+        let log = app.log();
+        let waits = log.contains("the term ends once Kafka has answered");
+        waits.then_some(()).ok_or(log)
+    })
+    .await;
+    stage.servers().kafka.thaw();
+    assert!(app.wait_for_exit(2 * PATIENCE).await.success());
+    let log = app.log();
+    assert!(
+        log.contains("stopped before all was acknowledged") && !log.contains("drained: nothing"),
+        "{log}"
+    );
+    let _next = stage.app().await;
+    overview(&stage, (0, 3, 1)).await;
+}
