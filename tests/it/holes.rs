@@ -365,3 +365,40 @@ async fn a_lease_is_taken_over_though_no_partition_is_left_for_the_next_checkpoi
     app.accept(draft, &token_for(user)).await;
     stage.records(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_hole_is_closed_whose_row_did_not_fit_into_the_read() {
+    const ROWS: i32 = 60;
+    let stage = Stage::with_topic(&[("max.message.bytes", "1000000")])
+        .await
+        .set("log.filter", "info,image_job_dispatcher::relay=debug");
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let app = stage.app().await;
+    let mut slow = stage.connect().await;
+    sqlx::query("begin").execute(&mut slow).await.expect("begin");
+    // One read has 16 MiB for rows under holes.
+    sqlx::query(
+        "insert into outbox_messages (event_id, job_id, key, event_time, created_at, payload)
+         select id, id, id, clock_timestamp(), clock_timestamp(),
+                convert_to(format('{\"jobId\":\"%s\",\"pad\":\"%s\"}', id, repeat('x', 900000)), 'utf8')
+         from (select gen_random_uuid() as id from generate_series(1, $1)) r",
+    )
+    .bind(ROWS)
+    .execute(&mut slow)
+    .await
+    .expect("low ids");
+    app.accept(draft, &token_for(user)).await;
+    stage.records(1).await;
+    eventually("the holes are watched", PATIENCE, async || {
+        let log = app.log();
+        let looked = log.contains("looked at who may still fill the holes");
+        looked.then_some(()).ok_or(log)
+    })
+    .await;
+    sqlx::query("commit").execute(&mut slow).await.expect("commit");
+    stage.drained().await;
+    assert_eq!(stage.records(1).await.len(), 1 + ROWS as usize);
+    let wrongly_closed = app.metric("outbox_wrongly_closed_holes_total").await;
+    assert!(wrongly_closed < 0.5, "{wrongly_closed}");
+}
