@@ -531,3 +531,39 @@ async fn a_commit_whose_answer_is_lost_is_looked_up_and_nothing_is_repeated() {
 async fn a_commit_whose_connection_is_cut_at_once_is_looked_up_and_nothing_is_repeated() {
     cut_commits(Cut::BeforeTheAnswer).await;
 }
+
+/// How many of the stage's transactions are open, and what was said.
+async fn open_transactions(stage: &Stage) -> (usize, String) {
+    let states = stage.of_transactions(&["list"]).await;
+    let ours = transactional_ids(stage).await;
+    let is_open = |line: &&str| {
+        let id = line.split_whitespace().next();
+        id.is_some_and(|id| ours.iter().any(|our| our == id)) && line.contains("Ongoing")
+    };
+    (states.lines().filter(is_open).count(), states)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_commit_hangs_records_enter_the_other_transaction() {
+    let stage = Stage::new().await;
+    let user = Uuid::new_v4();
+    let draft = drafts::insert(&stage.pool, &drafts::complete(user)).await;
+    let exactly_once = [("relay.delivery", "exactly-once")];
+    // The second commit, for longer than Kafka's tool takes to be started twice.
+    let app = stage.spawn(&[], &exactly_once, "relay.commit.before=1*off->1*sleep(15000)");
+    app.ready().await;
+    app.accept(draft, &token_for(user)).await;
+    stage.drained().await;
+    for open in 1..=2 {
+        app.accept(draft, &token_for(user)).await;
+        // The first of them is sealed by then.
+        eventually(&format!("{open} transactions are open"), PATIENCE, async || {
+            let (seen, states) = open_transactions(&stage).await;
+            if seen >= open { Ok(()) } else { Err(states) }
+        })
+        .await;
+    }
+    assert_eq!(stage.records_now().await.len(), 1, "none of both is committed");
+    stage.drained().await;
+    assert_eq!(stage.records(1).await.len(), 3);
+}
