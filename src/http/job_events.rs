@@ -71,7 +71,7 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (user_id, left) = api.identify_for(&headers).await?;
-    let end = Instant::now() + left.min(STREAM);
+    let end = end_of_stream(Instant::now(), left);
     let job_id = id::parse("the job's id", &job_id)?;
     // First: what changes from here on is not missed.
     let watcher = api.watch.join(job_id, user_id);
@@ -102,6 +102,11 @@ pub(super) async fn follow(
     let mut response = ([unbuffered], events).into_response();
     response.extensions_mut().insert(AboutJob(job_id));
     Ok(response)
+}
+
+/// When the client of a stream that begins now has to connect again: its token is good for so long.
+fn end_of_stream(now: Instant, left: Duration) -> Instant {
+    now + left.min(STREAM)
 }
 
 /// The header `Last-Event-ID`: what the caller has, in the words of [`event_id`]. What is none of ours is as none.
@@ -153,5 +158,21 @@ impl Follower {
             return Some(event.data(data));
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_ends_with_its_token_and_never_later_than_after_ten_minutes() {
+        let now = Instant::now();
+        for (left, ends) in [(1, 1), (599, 599), (600, 600), (601, 600), (30 * 86_400, 600)] {
+            assert_eq!(
+                end_of_stream(now, Duration::from_secs(left)),
+                now + Duration::from_secs(ends)
+            );
+        }
     }
 }
