@@ -229,6 +229,17 @@ async fn a_replica_that_only_accepts_tells_what_the_others_have_done() {
     // It has no public listener to be asked whether it is ready; the first job waits for it.
     let _relay = stage.spawn_app(&["--role", "relay"], &[]);
     let api = stage.app_with(&["--role", "api"], &[]).await;
+    eventually("it listens for what others say", PATIENCE, async || {
+        let listens: bool = sqlx::query_scalar(
+            "select exists (select from pg_stat_activity where datname = current_database()
+                            and application_name = 'dispatcher jobs listener' and state = 'idle' and query ilike 'listen%')",
+        )
+        .fetch_one(&stage.pool)
+        .await
+        .expect("activity");
+        listens.then_some(()).ok_or("nobody does")
+    })
+    .await;
     let mut slow = std::time::Duration::ZERO;
     for _ in 0..JOBS {
         let (job_id, token) = job(&stage, &api).await;
@@ -247,7 +258,8 @@ async fn a_replica_that_only_accepts_tells_what_the_others_have_done() {
         events.until("FAILED").await;
         slow += began.elapsed();
     }
-    // Right after a change was told, polling alone would take its whole period for the next one.
-    let by_polling = image_job_dispatcher::jobs::watch::POLL * JOBS;
+    // Right after a change was told, polling alone would take its whole period for the next one: a second, of a replica that
+    // knows that it hears nothing.
+    let by_polling = std::time::Duration::from_secs(1) * JOBS;
     assert!(slow < by_polling / 2, "{slow:?} for {JOBS} changes");
 }
