@@ -251,6 +251,7 @@ pub async fn serve(config: &Config, role: Role, stop: CancellationToken) -> Resu
             options: config.relay.clone(),
             partition_rows: config.outbox.partition_rows,
             kept: config.into(),
+            first_round: relay::FIRST_ROUND,
             leader: Relay::leader_name(&config.replica.name),
             metrics: Arc::clone(&metrics),
             wake,

@@ -52,6 +52,10 @@ pub const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two terms that ended with an error: it doubles from the first to the second.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Before a process that leads drops anything for the first time: it is less than what lies between two deploys, and enough
+/// for somebody to see that it should not have been started.
+pub const FIRST_ROUND: Duration = Duration::from_mins(10);
+
 /// What the relay is given.
 #[derive(Debug, Clone)]
 pub struct Relay {
@@ -65,6 +69,8 @@ pub struct Relay {
     pub partition_rows: i64,
     /// What the leader drops once it is older.
     pub kept: Kept,
+    /// It does so for the first time so long after this process began to lead, and then each hour: [`FIRST_ROUND`].
+    pub first_round: Duration,
     /// `replica.name` and a UUID of this start of the process.
     pub leader: String,
     /// Where its gauges are.
@@ -164,7 +170,7 @@ impl From<sqlx::Error> for End {
     }
 }
 
-/// What outlives a term, in this process: it concerns Kafka, not the log.
+/// What outlives a term, in this process. Nothing of it says what the log holds.
 #[derive(Debug, Default)]
 struct Memory {
     breaker: breaker::Breaker,

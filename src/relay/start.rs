@@ -1,5 +1,5 @@
 //! The one way to begin: after a crash, a hand-over, a lost connection, a fatal producer error or a lost
-//! lease. Of the log nothing in memory is kept; what is kept, `Memory`, concerns Kafka.
+//! lease. Of the log nothing in memory is kept; what is kept, `Memory`, concerns Kafka and what is due.
 //!
 //! Take over, read base and rows, make a new producer and warm it up, read each partition's tail, settle
 //! what is found. What the tail read cannot see is still on the wire: hence the window in the promise.

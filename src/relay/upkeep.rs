@@ -20,9 +20,6 @@ use crate::outbox::{
 pub const NOTIFY_CHANNEL: &str = "outbox";
 /// The next days' partitions and what has outlived its retention are looked after this often.
 const ROUND_EVERY: Duration = Duration::from_hours(1);
-/// The first round comes so long after this process began to lead: before the next deploy, and not before somebody can have
-/// seen that it should not have been started.
-const FIRST_ROUND: Duration = Duration::from_mins(10);
 /// Batches of idempotency keys that one round deletes, at most.
 const KEY_BATCHES: u32 = 1000;
 /// After a failure.
@@ -53,12 +50,11 @@ struct Running {
 
 impl Upkeep {
     /// Of a leader. `round_due` is what the term before it in this process left of [`Self::round_due`].
-    pub fn new(ready: Ready, round_due: Option<Instant>) -> Self {
-        let now = Instant::now();
+    pub fn new(ready: Ready, round_due: Instant) -> Self {
         Self {
             ready,
-            round_due: round_due.unwrap_or(now + FIRST_ROUND),
-            not_before: now,
+            round_due,
+            not_before: Instant::now(),
             running: None,
             retains: true,
         }
@@ -68,7 +64,7 @@ impl Upkeep {
     pub fn without_retention(ready: Ready) -> Self {
         Self {
             retains: false,
-            ..Self::new(ready, Some(Instant::now() + ROUND_EVERY))
+            ..Self::new(ready, Instant::now() + ROUND_EVERY)
         }
     }
 
@@ -179,21 +175,14 @@ mod tests {
 
     #[test]
     fn a_round_that_failed_is_due_again_after_a_pause_and_one_that_was_done_after_an_hour() {
-        let mut upkeep = Upkeep::new(READY, None);
-        let now = upkeep.round_due() + Duration::from_secs(1);
-        let due = upkeep.round_due();
+        let due = Instant::now();
+        let mut upkeep = Upkeep::new(READY, due);
+        let now = due + Duration::from_secs(1);
         upkeep.collect(now, true, Ok(Err(sqlx::Error::PoolTimedOut)));
         assert_eq!((upkeep.round_due(), upkeep.not_before), (due, now + RETRY_AFTER));
         upkeep.collect(now, false, Ok(Ok(READY)));
         assert_eq!(upkeep.round_due(), due, "only partitions were made");
         upkeep.collect(now, true, Ok(Ok(READY)));
         assert_eq!(upkeep.round_due(), now + ROUND_EVERY);
-    }
-
-    #[test]
-    fn terms_that_are_shorter_than_an_hour_come_to_a_round_all_the_same() {
-        let due = Upkeep::new(READY, None).round_due();
-        assert!(due <= Instant::now() + FIRST_ROUND);
-        assert_eq!(Upkeep::new(READY, Some(due)).round_due(), due);
     }
 }

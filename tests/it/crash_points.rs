@@ -212,7 +212,7 @@ async fn bring_about(needs: Needs, stage: &Stage, app: &App, (token, draft): (&s
     match needs {
         Needs::Load | Needs::Transactions | Needs::LostAnswers | Needs::NoPartitions => {}
         Needs::NextPartition => {
-            leads(stage).await;
+            stage.led().await;
             // As if so many ids had been drawn and rolled back: past every partition that a start makes ahead.
             let near_the_end = "select setval('outbox_messages_id_seq', last_value + 3000) from outbox_messages_id_seq";
             stage.pool.execute(near_the_end).await.expect("set");
@@ -249,22 +249,9 @@ async fn bring_about(needs: Needs, stage: &Stage, app: &App, (token, draft): (&s
     Vec::new()
 }
 
-/// Until a term has begun.
-async fn leads(stage: &Stage) {
-    crate::support::eventually("somebody leads", PATIENCE, async || {
-        let based: i64 =
-            sqlx::query_scalar("select count(*) from outbox_checkpoints where base_passed is not null and fence > 0")
-                .fetch_one(&stage.pool)
-                .await
-                .expect("checkpoints");
-        if based > 0 { Ok(()) } else { Err(based) }
-    })
-    .await;
-}
-
-/// Drops the partitions of jobs, once a leader has made them: it looks after them again in an hour.
+/// Drops the partitions of jobs, once a leader has made them: it looks after them again in ten minutes.
 async fn drop_partitions(stage: &Stage) {
-    leads(stage).await;
+    stage.led().await;
     let drop_all = "do $$ declare p regclass; begin
         for p in select inhrelid::regclass from pg_inherits where inhparent = 'jobs'::regclass loop
             execute format('drop table %s', p);

@@ -43,13 +43,6 @@ async fn pending(stage: &Stage, expected: i64) {
     .await;
 }
 
-async fn seq_and_fence(stage: &Stage) -> (i64, i64) {
-    sqlx::query_as("select max(seq), max(fence) from outbox_checkpoints")
-        .fetch_one(&stage.pool)
-        .await
-        .expect("checkpoints")
-}
-
 async fn partition_count(stage: &Stage) -> i64 {
     sqlx::query_scalar("select count(*) from pg_inherits where inhparent = 'outbox_messages'::regclass")
         .fetch_one(&stage.pool)
@@ -82,12 +75,12 @@ async fn later_messages_do_not_wait_for_a_low_id_and_it_goes_out_when_it_commits
     assert_eq!(outbox_ids(&stage, 10).await, (low + 1..=low + 10).collect::<Vec<_>>());
     pending(&stage, 1).await;
     // However long it stays open, and though nobody asks for anything: the leader keeps its lease.
-    let led = seq_and_fence(&stage).await;
+    let led = stage.seq_and_fence().await;
     eventually(
         "the idle leader prolongs its lease four times",
         Duration::from_secs(30),
         async || {
-            let now = seq_and_fence(&stage).await;
+            let now = stage.seq_and_fence().await;
             assert_eq!(now.1, led.1, "the lease was lost");
             if now.0 >= led.0 + 4 {
                 Ok(())
@@ -269,19 +262,6 @@ async fn ends_above(conn: &mut PgConnection, log: &str, end: i64) {
     .await;
 }
 
-/// The first base of a leader is the end of its start.
-async fn somebody_leads(stage: &Stage) {
-    eventually("somebody leads", PATIENCE, async || {
-        let bases: i64 =
-            sqlx::query_scalar("select count(*) from outbox_checkpoints where base_passed is not null and fence > 0")
-                .fetch_one(&stage.pool)
-                .await
-                .expect("checkpoints");
-        if bases > 0 { Ok(()) } else { Err(bases) }
-    })
-    .await;
-}
-
 /// The last day of `jobs`, which is gone, and what is in the way of making it again.
 async fn keep_a_day_from_being_made(stage: &Stage) -> (String, sqlx::Transaction<'static, sqlx::Postgres>) {
     let last: String =
@@ -306,7 +286,7 @@ async fn what_keeps_partitions_of_jobs_from_being_made_keeps_no_others() {
     let stage = short_log().await;
     let _app = stage.app().await;
     let mut conn = stage.connect().await;
-    somebody_leads(&stage).await;
+    stage.led().await;
     ends_above(&mut conn, "outbox_messages", 2000).await;
     sqlx::query("drop table outbox_checkpoints_1000000")
         .execute(&stage.pool)
@@ -333,7 +313,7 @@ async fn a_leader_begins_though_a_day_of_jobs_cannot_be_made() {
     let stage = Stage::new().await;
     let (_, vacuum) = keep_a_day_from_being_made(&stage).await;
     let _app = stage.app().await;
-    somebody_leads(&stage).await;
+    stage.led().await;
     vacuum.rollback().await.expect("rollback");
 }
 
@@ -342,7 +322,7 @@ async fn a_start_that_waits_for_kafka_makes_partitions_ahead_of_what_is_accepted
     let stage = short_log().await;
     let _app = stage.spawn_app(&["--role", "relay"], &[("kafka.brokers", "127.0.0.1:1")]);
     let mut conn = stage.connect().await;
-    eventually("it waits", PATIENCE, async || match seq_and_fence(&stage).await {
+    eventually("it waits", PATIENCE, async || match stage.seq_and_fence().await {
         (2.., _) => Ok(()),
         (seq, _) => Err(seq),
     })

@@ -187,23 +187,35 @@ async fn lower_the_limit(stage: Stage) {
     assert_eq!(of_key, expected, "each of them once; {}", app.log());
 }
 
+async fn remembered(stage: &Stage, limit: i64) {
+    eventually(
+        &format!("the limit is remembered to be {limit}"),
+        PATIENCE,
+        async || {
+            let seen: Option<i64> = sqlx::query_scalar("select record_limit from installation")
+                .fetch_one(&stage.pool)
+                .await
+                .expect("a row");
+            if seen == Some(limit) {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}"))
+            }
+        },
+    )
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_topic_does_not_take_is_refused_by_a_replica_that_has_never_seen_kafka() {
     let stage = Stage::with_topic(&[("max.message.bytes", "3000")]).await;
     let leader = stage.app().await;
     stage.drained().await;
-    eventually("the limit is remembered", PATIENCE, async || {
-        let limit: Option<i64> = sqlx::query_scalar("select record_limit from installation")
-            .fetch_one(&stage.pool)
-            .await
-            .expect("a row");
-        if limit == Some(3000) {
-            Ok(())
-        } else {
-            Err(format!("{limit:?}"))
-        }
-    })
-    .await;
+    remembered(&stage, 3000).await;
+    leader.kill();
+    stage.limit_topic("4000").await;
+    let leader = stage.app().await;
+    remembered(&stage, 4000).await;
     leader.kill();
     let away = stage.app_with(&[], &[("kafka.brokers", "127.0.0.1:1")]).await;
     let user = Uuid::new_v4();

@@ -53,6 +53,19 @@ async fn body(app: &App, job_id: Uuid, token: &str) -> Value {
         .expect("JSON")
 }
 
+/// Waits until an answer is applied.
+async fn completes(app: &App, job_id: Uuid, token: &str) {
+    eventually("the job is COMPLETED", PATIENCE, async || {
+        let seen = body(app, job_id, token).await;
+        if seen["status"] == "COMPLETED" {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+}
+
 /// Sends a marker for another job behind what was sent, through the same partition, and waits until it is
 /// recorded: everything before it was consumed then.
 async fn consumed(stage: &Stage, content: &ContentService, key: Uuid) {
@@ -147,15 +160,7 @@ async fn what_cannot_be_applied_is_put_aside_once_and_stops_nobody() {
         content.result(job_id, &unreadable).await;
     }
     content.result(job_id, &completed(job_id)).await;
-    eventually("the good one is applied", PATIENCE, async || {
-        let seen = body(&app, job_id, &token).await;
-        if seen["status"] == "COMPLETED" {
-            Ok(())
-        } else {
-            Err(seen)
-        }
-    })
-    .await;
+    completes(&app, job_id, &token).await;
     let reasons: Vec<_> = dead_letters(&stage.pool, 7)
         .await
         .into_iter()
@@ -198,15 +203,7 @@ async fn while_postgresql_is_down_answers_wait_and_then_they_are_applied() {
     })
     .await;
     stage.servers().postgres.restart().await.expect("PostgreSQL starts");
-    eventually("the answer is applied", PATIENCE, async || {
-        let seen = body(&app, job_id, &token).await;
-        if seen["status"] == "COMPLETED" {
-            Ok(())
-        } else {
-            Err(seen)
-        }
-    })
-    .await;
+    completes(&app, job_id, &token).await;
 }
 
 #[tokio::test]
@@ -309,13 +306,5 @@ async fn an_answer_that_could_not_be_applied_before_a_stop_is_applied_by_who_com
     assert!(app.term_and_wait().await.success());
     stage.servers().postgres.restart().await.expect("PostgreSQL starts");
     let app = stage.app().await;
-    eventually("the answer is applied", PATIENCE, async || {
-        let seen = body(&app, job_id, &token).await;
-        if seen["status"] == "COMPLETED" {
-            Ok(())
-        } else {
-            Err(seen)
-        }
-    })
-    .await;
+    completes(&app, job_id, &token).await;
 }

@@ -32,28 +32,6 @@ impl Someone {
     }
 }
 
-async fn shows(app: &App, expected: &[(&str, f64)]) {
-    eventually(&format!("{} shows {expected:?}", app.name), PATIENCE, async || {
-        let mut seen = Vec::new();
-        for (name, _) in expected {
-            seen.push((*name, app.metric(name).await));
-        }
-        if seen == expected {
-            Ok(())
-        } else {
-            Err(format!("{seen:?}"))
-        }
-    })
-    .await;
-}
-
-async fn seq_and_fence(stage: &Stage) -> (i64, i64) {
-    sqlx::query_as("select max(seq), max(fence) from outbox_checkpoints")
-        .fetch_one(&stage.pool)
-        .await
-        .expect("checkpoints")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_term_cannot_begin_the_gauges_tell_what_waits() {
     let stage = Stage::new().await;
@@ -63,14 +41,11 @@ async fn while_a_term_cannot_begin_the_gauges_tell_what_waits() {
     for _ in 0..3 {
         someone.accepted(&app).await;
     }
-    shows(
-        &app,
-        &[
-            ("outbox_leading", 1.0),
-            ("outbox_breaker_open", 1.0),
-            ("outbox_pending_rows", 3.0),
-        ],
-    )
+    app.shows(&[
+        ("outbox_leading", 1.0),
+        ("outbox_breaker_open", 1.0),
+        ("outbox_pending_rows", 3.0),
+    ])
     .await;
     assert!(app.metric("outbox_oldest_pending_age_seconds").await > 0.0);
 }
@@ -80,7 +55,7 @@ async fn who_leads_no_more_shows_nothing_of_what_waits() {
     let stage = Stage::new().await.set("relay.lease", "1s");
     let someone = Someone::new(&stage).await;
     let former = stage.app().await;
-    shows(&former, &[("outbox_leading", 1.0)]).await;
+    former.shows(&[("outbox_leading", 1.0)]).await;
     assert!(stage.run(&["pause", "--reason", "a test"]).await.status.success());
     someone.accepted(&former).await;
     let waiting = [
@@ -88,13 +63,13 @@ async fn who_leads_no_more_shows_nothing_of_what_waits() {
         ("outbox_paused", 1.0),
         ("outbox_pending_rows", 1.0),
     ];
-    shows(&former, &waiting).await;
+    former.shows(&waiting).await;
 
     former.freeze();
     let next = stage.app().await;
-    shows(&next, &waiting).await;
+    next.shows(&waiting).await;
     former.thaw();
-    shows(&former, &waiting.map(|(name, _)| (name, 0.0))).await;
+    former.shows(&waiting.map(|(name, _)| (name, 0.0))).await;
     assert!(former.metric("outbox_oldest_pending_age_seconds").await <= 0.0);
 }
 
@@ -104,7 +79,7 @@ async fn the_leader_is_woken_by_what_another_replica_accepts() {
     let stage = Stage::new().await;
     let someone = Someone::new(&stage).await;
     let leader = stage.app().await;
-    shows(&leader, &[("outbox_leading", 1.0)]).await;
+    leader.shows(&[("outbox_leading", 1.0)]).await;
     let other = stage.app_with(&["--role", "api"], &[]).await;
     someone.accepted(&other).await;
     stage.records(1).await;
@@ -207,7 +182,9 @@ async fn what_an_earlier_leader_published_and_did_not_record_is_found_by_both_of
     publish(&brokers, &stage.topic, &(i64::MAX, jobs[2].1, jobs[2].2), jobs[2].1).await;
 
     let relay = stage.app().await;
-    shows(&relay, &[("outbox_leading", 1.0), ("outbox_pending_rows", 0.0)]).await;
+    relay
+        .shows(&[("outbox_leading", 1.0), ("outbox_pending_rows", 0.0)])
+        .await;
     let records = stage.records(5).await;
     let sent: Vec<_> = jobs
         .iter()
@@ -231,10 +208,10 @@ async fn a_lease_that_is_given_back_is_taken_at_once() {
     // Longer than anybody here waits.
     let stage = Stage::new().await.set("relay.lease", "60s");
     let leader = stage.app().await;
-    shows(&leader, &[("outbox_leading", 1.0)]).await;
+    leader.shows(&[("outbox_leading", 1.0)]).await;
     let standby = stage.app().await;
     assert!(leader.term_and_wait().await.success());
-    shows(&standby, &[("outbox_leading", 1.0)]).await;
+    standby.shows(&[("outbox_leading", 1.0)]).await;
 }
 
 /// When the app logged it, by its own clock.
@@ -275,7 +252,7 @@ async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
 
     stage.servers().kafka.freeze();
     someone.accepted(&leader).await;
-    shows(&leader, &[("outbox_unacknowledged_rows", 1.0)]).await;
+    leader.shows(&[("outbox_unacknowledged_rows", 1.0)]).await;
     leader.term();
     eventually("it waits for reports", PATIENCE, async || {
         let log = leader.log();
@@ -286,7 +263,7 @@ async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
         }
     })
     .await;
-    let (seq, fence) = seq_and_fence(&stage).await;
+    let (seq, fence) = stage.seq_and_fence().await;
     // The consumer of results leaves its group meanwhile, and waits five seconds for Kafka.
     let told_after = logged_at(&leader, "the term ends once Kafka") - logged_at(&leader, "SIGTERM: stopping");
     assert!(
@@ -294,7 +271,7 @@ async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
         "the relay was told after {told_after}"
     );
     eventually("the lease is prolonged, and not taken over", PATIENCE, async || {
-        let now = seq_and_fence(&stage).await;
+        let now = stage.seq_and_fence().await;
         assert_eq!(now.1, fence, "another one leads while reports are waited for");
         if now.0 >= seq + 6 {
             Ok(())
@@ -311,7 +288,9 @@ async fn a_leader_that_waits_for_its_last_reports_keeps_its_lease() {
         leader.log()
     );
     // The next one finds nothing to do twice.
-    shows(&standby, &[("outbox_leading", 1.0), ("outbox_pending_rows", 0.0)]).await;
+    standby
+        .shows(&[("outbox_leading", 1.0), ("outbox_pending_rows", 0.0)])
+        .await;
     assert_eq!(stage.records_now().await.len(), 2);
 }
 
@@ -369,17 +348,17 @@ async fn an_idle_leader_writes_the_base_that_is_due_and_keeps_its_lease() {
     };
     let base = newest_base().await;
     // Each job is a checkpoint.
-    while seq_and_fence(&stage).await.0 < base + BASE_EVERY - 4 {
+    while stage.seq_and_fence().await.0 < base + BASE_EVERY - 4 {
         someone.accepted(&app).await;
         stage.drained().await;
     }
     assert_eq!(newest_base().await, base, "the next one is left to an idle leader");
-    let (seq, fence) = seq_and_fence(&stage).await;
+    let (seq, fence) = stage.seq_and_fence().await;
     eventually(
         "the lease is prolonged before the base and after it",
         PATIENCE,
         async || {
-            let now = seq_and_fence(&stage).await;
+            let now = stage.seq_and_fence().await;
             assert_eq!(now.1, fence, "the lease was lost");
             if now.0 >= seq + 8 {
                 Ok(())
@@ -409,10 +388,12 @@ async fn a_start_that_waits_for_kafka_gives_its_lease_back_when_it_is_stopped() 
     let stage = Stage::new().await.set("relay.lease", "60s");
     // Nobody listens there.
     let waiting = stage.app_with(&[], &[("kafka.brokers", "127.0.0.1:1")]).await;
-    shows(&waiting, &[("outbox_leading", 1.0), ("outbox_breaker_open", 1.0)]).await;
+    waiting
+        .shows(&[("outbox_leading", 1.0), ("outbox_breaker_open", 1.0)])
+        .await;
     let standby = stage.app().await;
     assert!(waiting.term_and_wait().await.success());
-    shows(&standby, &[("outbox_leading", 1.0)]).await;
+    standby.shows(&[("outbox_leading", 1.0)]).await;
 }
 
 /// Tells a leader to stop while the poll that prolongs its lease is on its way, and lets `answer` that, which is given the
@@ -420,7 +401,7 @@ async fn a_start_that_waits_for_kafka_gives_its_lease_back_when_it_is_stopped() 
 async fn stopped_in_a_poll(answer: impl AsyncFnOnce(&mut PgConnection, i32)) {
     let stage = Stage::new().await.set("relay.lease", "6s");
     let leader = stage.app().await;
-    shows(&leader, &[("outbox_leading", 1.0)]).await;
+    leader.shows(&[("outbox_leading", 1.0)]).await;
     let mut holder = stage.connect().await;
     let poll = loop {
         // A checkpoint does not need this table, and neither does a read.

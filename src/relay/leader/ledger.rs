@@ -149,7 +149,13 @@ fn advance(next_offsets: &mut Vec<i64>, receipts: &[Receipt]) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use chrono::DateTime;
+    use uuid::Uuid;
+
     use super::*;
+    use crate::outbox::position::Ids;
 
     fn receipt(partition: i32, offset: i64) -> Receipt {
         Receipt {
@@ -157,6 +163,102 @@ mod tests {
             partition,
             offset,
         }
+    }
+
+    fn message(id: i64) -> OutboxMessage {
+        OutboxMessage {
+            id,
+            event_id: Uuid::nil(),
+            job_id: Uuid::nil(),
+            key: Uuid::nil(),
+            event_time: DateTime::UNIX_EPOCH,
+            created_at: DateTime::UNIX_EPOCH,
+            replay_id: None,
+            traceparent: None,
+            payload: Vec::new(),
+        }
+    }
+
+    fn letter(id: i64) -> DeadLetter {
+        DeadLetter {
+            id,
+            class: "invalid-record",
+            error: String::new(),
+        }
+    }
+
+    /// With room for two, and ids 1 to 4 read.
+    fn ledger() -> (Ledger, Instant) {
+        let mut position = Position::new(Ids::default(), Ids::default());
+        for id in 1..=4 {
+            position.note_read(id);
+        }
+        (Ledger::new(position, vec![10], 2), Instant::now())
+    }
+
+    fn is_closed(ledger: &Ledger, now: Instant) -> bool {
+        let gate = ledger.gate(now + Duration::from_secs(1), Permit::Any);
+        gate.is_closed(false, now)
+    }
+
+    #[test]
+    fn what_was_handed_over_takes_its_place_until_it_is_recorded_refused_or_taken_back() {
+        let (mut ledger, now) = ledger();
+        let first = ledger.enter(&message(1), now, false).expect("there is room");
+        let second = ledger.enter(&message(2), now, false).expect("there is room");
+        assert!(is_closed(&ledger, now), "full");
+        ledger.take_back(second);
+        assert!(!is_closed(&ledger, now));
+        let second = ledger.enter(&message(2), now, false).expect("there is room");
+        ledger.window.leave(second);
+        ledger.refuse(letter(2));
+        assert_eq!(ledger.unrecorded(), 1);
+        ledger.window.leave(first);
+        ledger.receipts.push(
+            Receipt {
+                id: 1,
+                ..receipt(0, 10)
+            },
+            now,
+        );
+        assert_eq!(ledger.unrecorded(), 1, "acknowledged, and in no checkpoint");
+        let entry = ledger.take(true, now);
+        assert_eq!((entry.receipts.len(), entry.dead.len()), (1, 1));
+        ledger.recorded(entry.receipts.len());
+        assert_eq!(ledger.unrecorded(), 0);
+        assert!(!is_closed(&ledger, now) && !ledger.has_to_record());
+    }
+
+    #[test]
+    fn no_record_goes_before_each_dead_letter_is_recorded() {
+        let (mut ledger, now) = ledger();
+        ledger.bury(letter(1));
+        assert!(is_closed(&ledger, now) && ledger.is_urgent());
+        let entry = ledger.take(true, now);
+        assert!(is_closed(&ledger, now), "its checkpoint is on its way");
+        ledger.bury(letter(2));
+        ledger.recorded(entry.receipts.len());
+        assert!(is_closed(&ledger, now), "another one came meanwhile");
+        ledger.take(true, now);
+        ledger.recorded(0);
+        assert!(!is_closed(&ledger, now));
+    }
+
+    #[test]
+    fn after_a_failed_delivery_no_next_offset_goes_on() {
+        let (mut ledger, now) = ledger();
+        ledger.receipts.push(receipt(0, 10), now);
+        assert_eq!(ledger.take(true, now).next_offsets, [11]);
+        ledger.offsets_frozen = true;
+        ledger.receipts.push(
+            Receipt {
+                id: 2,
+                ..receipt(0, 12)
+            },
+            now,
+        );
+        let entry = ledger.take(true, now);
+        assert_eq!((entry.receipts.len(), &*entry.next_offsets), (1, &[11][..]));
     }
 
     #[test]

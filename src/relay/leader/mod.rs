@@ -77,11 +77,12 @@ pub(super) async fn lead(relay: &Relay, memory: &mut Memory, started: Started, c
         Err(error) => return error.into(),
     };
     let _listener = upkeep::listen(relay);
+    let round_due = memory.round_due.unwrap_or_else(|| Instant::now() + relay.first_round);
     let ready = upkeep::Ready {
         outbox: started.outbox_end,
         checkpoints: started.checkpoints_end,
     };
-    let mut upkeep = Upkeep::new(ready, memory.round_due);
+    let mut upkeep = Upkeep::new(ready, round_due);
     let now = Instant::now();
     let mut leader = Leader {
         relay,

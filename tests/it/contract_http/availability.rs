@@ -246,6 +246,24 @@ async fn a_replica_that_waits_for_postgresql_at_its_start_lives_and_says_what_is
 }
 
 #[tokio::test]
+async fn no_replica_is_ready_before_its_schema_was_found_to_fit() {
+    let stage = Stage::new().await;
+    let mut holder = stage.connect().await;
+    holder
+        .execute("begin; lock table schema_compatibility in access exclusive mode")
+        .await
+        .expect("the lock");
+    let app = stage.spawn_app(&[], &[]);
+    for base in [&app.base_url, &app.admin_url] {
+        eventually("it lives", PATIENCE, async || livez(&app, base).await).await;
+        let answer = send(app.http.get(format!("{base}/readyz"))).await;
+        problem(&answer, 503, "database-unavailable");
+    }
+    holder.execute("rollback").await.expect("released");
+    app.ready().await;
+}
+
+#[tokio::test]
 async fn a_replica_is_stopped_while_it_waits_for_postgresql() {
     let stage = Stage::with_servers_of_its_own().await;
     stage.servers().postgres.stop().await.unwrap();

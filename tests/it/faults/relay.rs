@@ -84,21 +84,6 @@ async fn f19_requests_that_wait_in_the_kernel_of_a_killed_leader_are_repeated_wi
     assert_eq!(kept.rough_take_overs, 1);
 }
 
-async fn shows(app: &App, expected: &[(&str, f64)]) {
-    eventually(&format!("{} shows {expected:?}", app.name), PATIENCE, async || {
-        let mut seen = Vec::new();
-        for (name, _) in expected {
-            seen.push((*name, app.metric(name).await));
-        }
-        if seen == expected {
-            Ok(())
-        } else {
-            Err(format!("{seen:?}"))
-        }
-    })
-    .await;
-}
-
 /// What a leader says when it ends a term gracefully, or is not in one.
 async fn stops_within(app: &App, bound: Duration) {
     let began = Instant::now();
@@ -150,16 +135,19 @@ async fn f27_a_stop_is_kept_to_its_budget_in_every_state() {
     );
     // Waiting for Kafka, at the start of a term.
     let starting = stage.app().await;
-    shows(&starting, &[("outbox_leading", 1.0), ("outbox_breaker_open", 1.0)]).await;
+    starting
+        .shows(&[("outbox_leading", 1.0), ("outbox_breaker_open", 1.0)])
+        .await;
     stops_within(&starting, BUDGET).await;
     // While PostgreSQL is away: what was handed over cannot be recorded.
     stage.servers().kafka.thaw();
     let last = stage.app().await;
-    shows(&last, &[("outbox_leading", 1.0), ("outbox_breaker_open", 0.0)]).await;
+    last.shows(&[("outbox_leading", 1.0), ("outbox_breaker_open", 0.0)])
+        .await;
     stage.drained().await;
     stage.servers().kafka.freeze();
     requests.extend(someone.accepted(&last, 3).await);
-    shows(&last, &[("outbox_unacknowledged_rows", 3.0)]).await;
+    last.shows(&[("outbox_unacknowledged_rows", 3.0)]).await;
     stage.servers().postgres.freeze();
     stage.servers().kafka.thaw();
     stops_within(&last, BUDGET).await;

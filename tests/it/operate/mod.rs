@@ -12,7 +12,6 @@ mod reads;
 mod replays;
 mod restore;
 mod retain;
-mod retain_guards;
 mod streams;
 
 use image_job_dispatcher::outbox::replays::{Pace, Which, advance};

@@ -1,10 +1,22 @@
 //! What retention keeps because somebody still has to decide about it.
 
+use std::time::Duration;
+
 use chrono::{TimeDelta, Utc};
-use image_job_dispatcher::outbox::{
-    partitions,
-    replays::{Pace, Which, advance},
+use image_job_dispatcher::{
+    config::{Config, Sources},
+    outbox::{
+        notifier::Notifier,
+        partitions,
+        record::RecordLimit,
+        replays::{Pace, Which, advance},
+        wake::Wake,
+    },
+    relay::{self, Relay},
+    telemetry::Metrics,
 };
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{insert_messages, kill, run, settle};
@@ -454,4 +466,102 @@ async fn run_sql(stage: &Stage, statement: &str) {
         .execute(&stage.pool)
         .await
         .expect("it is done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_stays_until_its_message_is_settled_and_a_message_until_its_receipt_is_there() {
+    let stage = Stage::new().await;
+    let all = insert_messages(&stage.pool, 3, &[Uuid::new_v4()], Uuid::new_v4()).await;
+    settle(&stage.pool, &all[..2]).await;
+    assert_eq!(droppable(&stage).await, NOTHING, "one waits");
+    // Of the third nobody says where it is.
+    use_up_first_partition(&stage, all[2] + 1).await;
+    assert_eq!(droppable(&stage).await, ["jobs"], "a receipt is missing");
+    settle(&stage.pool, &all[2..]).await;
+    assert_eq!(droppable(&stage).await, ["jobs", "outbox_messages"]);
+}
+
+/// The relay in this process, whose first round comes after `first_round`.
+fn relay(stage: &Stage, first_round: Duration) -> Relay {
+    let sources = stage.environment().into_iter();
+    let sources = sources.fold(Sources::default(), |all, (key, value)| all.with(&key, value));
+    let config = Config::load(&sources).expect("a configuration");
+    Relay {
+        database: stage.database_url.parse().expect("a URL"),
+        kafka: config.kafka.clone(),
+        options: config.relay.clone(),
+        partition_rows: config.outbox.partition_rows,
+        kept: (&config).into(),
+        first_round,
+        leader: Relay::leader_name("test"),
+        metrics: Metrics::new(),
+        wake: Wake::default(),
+        notifier: Notifier::default(),
+        replays: Wake::default(),
+        limit: RecordLimit::new(1_000_000),
+        leading: watch::channel(false).0,
+        drain: Duration::from_secs(5),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_drops_what_is_old_though_no_term_lasts_until_a_round() {
+    const FIRST_ROUND: Duration = Duration::from_secs(6);
+    let stage = Stage::new()
+        .await
+        .set("outbox.retention", "1day")
+        .set("jobs.retention", "1day")
+        .set("idempotency.retention", "1day");
+    let then = Utc::now() - TimeDelta::days(9);
+    partitions::ensure_jobs(&mut stage.connect().await, then)
+        .await
+        .expect("partitions");
+    sqlx::query(
+        "insert into idempotency_keys (user_id, key, draft_id, job_id, created_at)
+         select gen_random_uuid(), 'old', gen_random_uuid(), gen_random_uuid(), $1",
+    )
+    .bind(then)
+    .execute(&stage.pool)
+    .await
+    .expect("a key");
+    let day = format!("jobs_{}", then.format("%Y%m%d"));
+    let left = async || -> (i64, bool) {
+        sqlx::query_as("select (select count(*) from idempotency_keys), to_regclass($1) is not null")
+            .bind(&day)
+            .fetch_one(&stage.pool)
+            .await
+            .expect("what is left")
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(relay::run(relay(&stage, FIRST_ROUND), stop.clone()));
+    let mut fence = 0;
+    let drops = async {
+        loop {
+            // A term that has begun gets a third of what lies before the first round.
+            while stage.seq_and_fence().await.1 == fence {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let gone = async {
+                while left().await != (0, false) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            if tokio::time::timeout(FIRST_ROUND / 3, gone).await.is_ok() {
+                return;
+            }
+            fence = stage.seq_and_fence().await.1;
+            sqlx::query(
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and application_name = 'dispatcher relay'",
+            )
+            .execute(&stage.pool)
+            .await
+            .expect("terminated");
+        }
+    };
+    let dropped = tokio::time::timeout(PATIENCE, drops).await;
+    assert!(dropped.is_ok(), "{:?} left after {fence} terms", left().await);
+    assert!(fence >= 2, "a term lasted until the round: nothing was tried");
+    stop.cancel();
+    running.await.expect("it stops");
 }

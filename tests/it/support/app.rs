@@ -162,6 +162,22 @@ impl App {
             .unwrap_or_else(|| panic!("no {series} in {metrics}"))
     }
 
+    /// Waits until these series have these values.
+    pub async fn shows(&self, expected: &[(&str, f64)]) {
+        eventually(&format!("{} shows {expected:?}", self.name), PATIENCE, async || {
+            let mut seen = Vec::new();
+            for (name, _) in expected {
+                seen.push((*name, self.metric(name).await));
+            }
+            if seen == expected {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}"))
+            }
+        })
+        .await;
+    }
+
     /// The process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.lock().expect("not poisoned").id() as i32)

@@ -251,6 +251,28 @@ impl Stage {
         end_of_topic(&self.servers.kafka.bootstrap(), &self.topic, PARTITIONS).await
     }
 
+    /// Waits until a term has begun: the first base of a leader is the end of its start.
+    pub async fn led(&self) {
+        eventually("somebody leads", PATIENCE, async || {
+            let bases: i64 = sqlx::query_scalar(
+                "select count(*) from outbox_checkpoints where base_passed is not null and fence > 0",
+            )
+            .fetch_one(&self.pool)
+            .await
+            .expect("checkpoints");
+            if bases > 0 { Ok(()) } else { Err(bases) }
+        })
+        .await;
+    }
+
+    /// Of the newest checkpoint.
+    pub async fn seq_and_fence(&self) -> (i64, i64) {
+        sqlx::query_as("select max(seq), max(fence) from outbox_checkpoints")
+            .fetch_one(&self.pool)
+            .await
+            .expect("checkpoints")
+    }
+
     /// Waits until nothing is pending.
     pub async fn drained(&self) {
         eventually("the outbox is drained", Duration::from_mins(2), async || {
